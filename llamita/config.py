@@ -1,0 +1,356 @@
+"""Every setting of llamita: frozen dataclasses, one for each TOML table, read from files and flags, checked once.
+
+Nothing here needs torch. Field names are unique over all tables, so that on the command line each is a flag of its own
+(`--hidden_size 256`), while a file keeps the tables:
+
+    [model]
+    hidden_size = 256
+
+Fields are of two kinds. *Identity* fields make a run what it is: with another value it is another experiment, and a
+resume with one is refused. *Execution* fields say how and where it is computed, and may change from one start to the
+next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions inside the others.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from llamita.errors import UserError
+
+EXECUTION = {"execution": True}
+"""Field metadata: this field may change between two starts of one run."""
+
+ALIASES = {
+    "block_size": "max_seq_len",
+    "context_length": "max_seq_len",
+    "data_file": "data",
+    "n_layer": "num_layers",
+    "n_layers": "num_layers",
+    "n_head": "num_heads",
+    "n_heads": "num_heads",
+    "n_kv_heads": "num_kv_heads",
+    "n_embd": "hidden_size",
+    "d_model": "hidden_size",
+    "d_ff": "intermediate_size",
+    "checkpoint_dir": "output_dir",
+    "tokenizer_type": "tokenizer",
+    "max_tokens": "max_new_tokens",
+    "lr": "learning_rate",
+    "max_iters": "max_steps",
+}
+"""Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` where they do not fit."""
+
+    vocab_size: int = 2048
+    """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
+    hidden_size: int = 128
+    """Width of the residual stream."""
+    intermediate_size: int = 0
+    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, as in the Llama paper."""
+    num_layers: int = 4
+    """Number of blocks."""
+    num_heads: int = 4
+    """Number of query heads."""
+    num_kv_heads: int = 0
+    """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
+    head_dim: int = 0
+    """Width of one head, even; 0: hidden_size / num_heads."""
+    max_seq_len: int = 256
+    """Context: the most tokens the model sees at once."""
+    rope_theta: float = 10000.0
+    """Base of the rotary wavelengths (Su et al., 2021)."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = True
+    """Use one matrix for the token embedding and for the output."""
+    dropout: float = 0.0
+    """Share of elements dropped from the embedding and from what each block adds, while training."""
+
+    def __post_init__(self) -> None:
+        self._derive()
+        self._check()
+
+    def _derive(self) -> None:
+        derived = {
+            "intermediate_size": self.intermediate_size or 8 * self.hidden_size // 3,
+            "num_kv_heads": self.num_kv_heads or self.num_heads,
+            "head_dim": self.head_dim or self._even_share(),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def _even_share(self) -> int:
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} cannot be shared evenly by num_heads {self.num_heads}: "
+                f"choose a divisor of {self.hidden_size}, or set head_dim"
+            )
+        return self.hidden_size // self.num_heads
+
+    def _check(self) -> None:
+        _require_positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
+        _require_positive(self, "num_kv_heads", "head_dim", "max_seq_len", "rope_theta", "norm_eps")
+        if self.head_dim % 2:
+            raise UserError(
+                f"head_dim {self.head_dim} (hidden_size / num_heads) is odd, but rotary positions turn pairs: "
+                "choose hidden_size and num_heads so that it is even"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}")
+        _require_share(self, "dropout")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What text to learn from, and how it becomes windows of token ids."""
+
+    data: tuple[str, ...] = field(default=("stories",), metadata=EXECUTION)
+    """Text files, or `stories`: the built-in stories. (Identity is what they contain, not where they lie.)"""
+    tokenizer: str = field(default="bpe", metadata=EXECUTION)
+    """`bpe` (trained on the data), `char`, or a folder or file of a saved tokenizer.json."""
+    pattern: Literal["gpt2", "cl100k", "llama3"] = field(default="gpt2", metadata=EXECUTION)
+    """How a BPE tokenizer trained here splits text into pieces before it merges."""
+    windows: Literal["auto", "stream", "document"] = "auto"
+    """`stream`: the token stream cut at the context; `document`: each starts at a document. auto: document for stories."""
+    cache_dir: str = field(default="", metadata=EXECUTION)
+    """Where prepared tokens are kept; empty: $LLAMITA_CACHE, else ~/.cache/llamita."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter, 2019), its schedule, and clipping."""
+
+    learning_rate: float = 3e-3
+    """Peak learning rate, reached after the warmup."""
+    min_learning_rate: float = 0.0
+    """Where the cosine ends, at max_steps."""
+    warmup_steps: int = 100
+    """Steps of linear increase at the start."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices; gains are not decayed."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients, per step."""
+    beta2: float = 0.99
+    """Decay of the mean of squared gradients, per step."""
+    adam_eps: float = 1e-8
+    """Added to the root of the mean square."""
+    grad_clip: float = 1.0
+    """Largest norm of all gradients together; 0: no clipping."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "adam_eps")
+        _require_not_negative(self, "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
+        _require_share(self, "beta1", "beta2")
+        if self.min_learning_rate > self.learning_rate:
+            raise UserError(
+                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How much is learned from, in which order. One update sees batch_size x grad_accum_steps sequences."""
+
+    seed: int = 0
+    """Key of every random draw: initial weights, data order, dropout, samples, and the built-in stories."""
+    batch_size: int = 32
+    """Sequences in one batch, over all processes together."""
+    grad_accum_steps: int = 1
+    """Batches whose gradients are summed for one update."""
+    max_steps: int = 0
+    """Updates in the whole run; 0: from epochs, or 1,000 where that is 0 too."""
+    epochs: float = 0.0
+    """Passes over the data, instead of max_steps."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size", "grad_accum_steps")
+        _require_not_negative(self, "seed", "max_steps", "epochs")
+
+    @property
+    def sequences_per_update(self) -> int:
+        """Sequences that one optimizer step learns from."""
+        return self.batch_size * self.grad_accum_steps
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How and where a run is computed, and what it says meanwhile. Every field may change from start to start."""
+
+    name: str = ""
+    """Name of the run in its directory's name; empty: after the data."""
+    output_dir: str = ""
+    """The run directory; empty: runs/<name>-<hash of the identity>."""
+    extend: bool = False
+    """Let a run be resumed with a larger max_steps."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the matrix products; weights stay fp32. auto: bf16 where the hardware multiplies it natively."""
+    threads: int = 0
+    """CPU threads; 0: as many as this process may use."""
+    micro_batch_size: int = 0
+    """Sequences computed at once; 0: batch_size. Lower it when memory runs out: what is learned stays the same."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_every: int = 250
+    """Steps between evaluations on the validation set."""
+    eval_sequences: int = 400
+    """Validation windows of each evaluation while training, evenly spread and always the same; 0: all."""
+    save_every: int = 250
+    """Steps between checkpoints. The best evaluation is always kept."""
+    sample_every: int = 250
+    """Steps between samples; 0: none."""
+    sample_count: int = 8
+    """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "log_every", "eval_every", "save_every", "sample_count")
+        _require_not_negative(self, "threads", "micro_batch_size", "eval_sequences", "sample_every")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that `train` needs to know: one table a field."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    run: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "RunConfig":
+        """The configuration in a TOML file; what it leaves out has its default. Raises `UserError`."""
+        return cls.from_tables(read_toml(path), str(path))
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Mapping[str, Any]], source: str = "configuration") -> "RunConfig":
+        """From `{"model": {"hidden_size": 256}, ...}`. Raises `UserError` for names and types that do not exist."""
+        check_tables(tables, source)
+        made = {t.name: _construct(_table_class(t.name), tables.get(t.name, {}), source) for t in fields(cls)}
+        return cls(**made)
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The same as nested dictionaries, ready for TOML."""
+        return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that make the run what it is, by flat name."""
+        return {
+            f.name: getattr(getattr(self, table.name), f.name)
+            for table in fields(self)
+            if table.name != "run"
+            for f in fields(_table_class(table.name))
+            if not f.metadata.get("execution")
+        }
+
+
+def replace(config: RunConfig, **values: Any) -> RunConfig:
+    """A copy of `config` with fields replaced by their flat names, e.g. `replace(config, hidden_size=256)`.
+
+    Derived sizes (head_dim and the like) are not derived anew: name them too, where they should change.
+    """
+    for table in fields(config):
+        names = {f.name for f in fields(_table_class(table.name))}
+        here = {name: values.pop(name) for name in names & values.keys()}
+        config = dataclasses.replace(config, **{table.name: dataclasses.replace(getattr(config, table.name), **here)})
+    if values:
+        raise UserError(_unknown("field", next(iter(values)), field_tables(), "configuration"))
+    return config
+
+
+def field_tables() -> dict[str, str]:
+    """Flat field name -> the name of its table."""
+    return {f.name: table.name for table in fields(RunConfig) for f in fields(_table_class(table.name))}
+
+
+def read_toml(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The tables of a TOML file, aliases replaced and names checked. Raises `UserError`, naming the file and the key."""
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: not a readable TOML file ({getattr(error, 'strerror', None) or error})") from None
+    tables.pop("facts", None)  # what a run found out and wrote down; not configuration
+    tables = {t: {ALIASES.get(k, k): v for k, v in rows.items()} if isinstance(rows, dict) else rows
+              for t, rows in tables.items()}  # fmt: skip
+    check_tables(tables, str(path))
+    return tables
+
+
+def check_tables(tables: Mapping[str, Any], source: str) -> None:
+    """Raise `UserError` for a table or key that does not exist, with the nearest name that does."""
+    known = field_tables()
+    for table, rows in tables.items():
+        if not isinstance(rows, Mapping):
+            place = known.get(ALIASES.get(table, table))
+            hint = f"it belongs under [{place}]" if place else "every key belongs under a table such as [model]"
+            raise UserError(f"{source}: key '{table}' stands outside a table: {hint}")
+        if table not in known.values():
+            raise UserError(_unknown("table", table, set(known.values()), source))
+        for key in rows:
+            if known.get(key) != table:
+                raise UserError(_misplaced(key, table, known, source))
+
+
+def _misplaced(key: str, table: str, known: dict[str, str], source: str) -> str:
+    if key in known:
+        return f"{source}: key '{key}' stands under [{table}], but belongs under [{known[key]}]"
+    return _unknown("key", key, known, source)
+
+
+def _unknown(what: str, name: str, known: Any, source: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"{source}: unknown {what} '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _table_class(table: str) -> Any:
+    return get_type_hints(RunConfig)[table]
+
+
+def _construct(cls: Any, rows: Mapping[str, Any], source: str) -> Any:
+    hints = get_type_hints(cls)
+    return cls(**{key: _typed(value, hints[key], f"{source}: {key}") for key, value in rows.items()})
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` as `hint`, for the few types that configuration uses; raises `UserError`."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, get_args(hint)))}")
+        return value
+    if get_origin(hint) in (Union, types.UnionType):
+        return value
+    if get_origin(hint) is tuple:
+        return tuple([value] if isinstance(value, str) else value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"{where} is {value!r}, but must be of type {hint.__name__}")
+    return value
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UserError(f"{name} is {getattr(config, name)}, but must be above 0")
+
+
+def _require_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise UserError(f"{name} is {getattr(config, name)}, but must not be negative")
+
+
+def _require_share(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}, but must be at least 0 and below 1")

@@ -1,0 +1,48 @@
+"""Grouped-query attention."""
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from llamita.config import ModelConfig
+from llamita.model.cache import NO_CACHE, LayerCache, NoCache
+from llamita.model.rope import RotaryEmbedding
+
+
+class Attention(nn.Module):
+    """Causal attention in which groups of query heads share one key and value head (GQA; Ainslie et al., 2023).
+
+    With num_kv_heads = num_heads it is the multi-head attention of Vaswani et al. (2017), with num_kv_heads = 1 the
+    multi-query attention of Shazeer (2019). Positions enter by rotation of queries and keys.
+    """
+
+    def __init__(self, config: ModelConfig, rope: RotaryEmbedding | None = None):
+        """`rope` lets the layers of one model share a table of angles; alone, a layer makes its own."""
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.grouped = config.num_kv_heads != config.num_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
+        self.rope = rope or RotaryEmbedding(config)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: LayerCache | NoCache = NO_CACHE
+    ) -> Tensor:
+        """x (batch, seq, hidden) -> (batch, seq, hidden).
+
+        `positions` (seq,) or (batch, seq). `mask` (batch, 1, seq, keys), True where a query may look; None is the
+        causal triangle over x itself.
+        """
+        q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        q, k = self.rope.rotate(q, positions), self.rope.rotate(k, positions)
+        k, v = cache.append(k, v, positions)  # (batch, kv_heads, keys, head_dim); without a cache, as they are
+        mixed = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
+        )  # (batch, heads, seq, head_dim)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(batch, seq, heads · head_dim) -> (batch, heads, seq, head_dim)."""
+        # -1, not a number from the configuration: under tensor parallelism a process holds some of the heads.
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

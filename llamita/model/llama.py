@@ -1,0 +1,130 @@
+"""Llama, top to bottom as in the paper (Touvron et al., 2023). Parameter names are those of Hugging Face's Llama.
+
+    ids ─ embedding ─ [ + attention(norm) ─ + feed-forward(norm) ] × num_layers ─ norm ─ head ─ logits or loss
+
+The model knows nothing of devices, precision, optimizers or processes: those are applied to it from outside.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from llamita.config import ModelConfig
+from llamita.model.attention import Attention
+from llamita.model.cache import NO_CACHE, KVCache, LayerCache, NoCache
+from llamita.model.feed_forward import SwiGLU
+from llamita.model.init import initialize
+from llamita.model.loss import LMHead, Reduction
+from llamita.model.norm import RMSNorm
+from llamita.model.rope import RotaryEmbedding
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each normed before and added to the residual stream (pre-norm)."""
+
+    def __init__(self, config: ModelConfig, rope: RotaryEmbedding | None = None):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(config, rope)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: LayerCache | NoCache = NO_CACHE
+    ) -> Tensor:
+        """x (batch, seq, hidden) -> (batch, seq, hidden); the other arguments are those of `Attention`."""
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), positions, mask, cache))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Decoder(nn.Module):
+    """Everything but the head: token ids to hidden states."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        rope = RotaryEmbedding(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Block(config, rope) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+
+    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        """ids (batch, seq) -> (batch, seq, hidden)."""
+        x = self.dropout(self.embed_tokens(ids))
+        for index, block in enumerate(self.layers):
+            x = block(x, positions, mask, cache.layer(index) if cache else NO_CACHE)
+        return self.norm(x)
+
+
+class Llama(nn.Module):
+    """A Llama language model.
+
+    >>> model = Llama(ModelConfig(vocab_size=65, hidden_size=128, num_layers=4, num_heads=4))
+    >>> logits = model(ids)                 # (batch, seq, vocab_size)
+    >>> model(ids, targets).backward()      # the mean loss in nats
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        """Weights are drawn from `seed`: the same config and seed give the same model everywhere."""
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = LMHead(config.hidden_size, config.vocab_size)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight  # Press & Wolf, 2017
+        initialize(self, config.num_layers, seed)
+
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+        reduction: Reduction = "mean",
+    ) -> Tensor:
+        """Logits (batch, seq, vocab_size), or, where targets are given, the loss in nats.
+
+        ids, targets       (batch, seq) int64; targets of -100 are ignored
+        positions          (seq,) or (batch, seq) int64; default: 0, 1, 2, …, or behind what the cache holds
+        document_ids       (batch, seq) int64: tokens see only those of their own document
+        cache              holds the keys and values of earlier calls, and of this one after it
+        reduction          of the loss: "mean" over the targets that count, "sum", or "none"
+
+        Raises `ValueError` for sequences longer than `max_seq_len`.
+        """
+        self._check_length(ids)
+        positions = self._positions(ids, positions, cache)
+        mask = self._mask(positions, document_ids, cache)
+        return self.lm_head(self.model(ids, positions, mask, cache), targets, reduction)
+
+    def _check_length(self, ids: Tensor) -> None:
+        if ids.shape[1] > self.config.max_seq_len:
+            raise ValueError(f"{ids.shape[1]} tokens do not fit into the context of {self.config.max_seq_len}")
+
+    def _positions(self, ids: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
+        if positions is not None:
+            return positions if cache is None or positions.dim() == 2 else positions.expand(ids.shape)
+        return torch.arange(ids.shape[1], device=ids.device) if cache is None else cache.next_positions(ids.shape[1])
+
+    def _mask(self, positions: Tensor, document_ids: Tensor | None, cache: KVCache | None) -> Tensor | None:
+        """Where queries may look, (batch, 1, seq, keys) bool; None for the plain causal triangle."""
+        if cache is not None:
+            if document_ids is not None:
+                raise ValueError("document_ids and a cache cannot be given together: give each document its own slot")
+            cache.claim(positions)
+            return cache.visible(positions)
+        if document_ids is None:
+            return None
+        same = document_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)  # (batch, seq, seq)
+        return same.tril().unsqueeze(1)
+
+    def num_parameters(self) -> dict[str, int]:
+        """Parameters by group: embedding, attention, feed_forward, norm, head; a tied head counts none."""
+        groups = dict.fromkeys(("embedding", "attention", "feed_forward", "norm", "head"), 0)
+        marks = {"embed_tokens": "embedding", "self_attn": "attention", "mlp": "feed_forward", "lm_head": "head"}
+        for name, parameter in self.named_parameters():
+            group = next((g for mark, g in marks.items() if f"{mark}." in name), "norm")
+            groups[group] += parameter.numel()
+        return groups
