@@ -1,1 +1,24 @@
-"""To be written."""
+"""Token files on disk, the order of training, and the batches that come of both."""
+
+from llamita.data.manifest import Manifest, Part
+from llamita.data.order import BatchOrder, permute
+from llamita.data.prepare import Prepared, prepare, prepared_folder
+from llamita.data.token_file import TokenFile
+from llamita.data.windows import IGNORED, Batch, DocumentWindows, StreamWindows, Windows, random_batch
+
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "BatchOrder",
+    "DocumentWindows",
+    "Manifest",
+    "Part",
+    "Prepared",
+    "StreamWindows",
+    "TokenFile",
+    "Windows",
+    "permute",
+    "prepare",
+    "prepared_folder",
+    "random_batch",
+]

@@ -1,0 +1,64 @@
+"""What stands in `manifest.json` beside the token files: everything needed to trust them, and to count with them."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llamita.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One token file. `bytes` are the UTF-8 bytes of its text, special tokens not counted."""
+
+    size: int
+    sha256: str
+    documents_sha256: str
+    dtype: str
+    tokens: int
+    bytes: int
+    documents: int
+    largest_id: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where the tokens come from (text, tokenizer, how validation was split off), and the parts `train` and `val`."""
+
+    source: str
+    source_fingerprint: str
+    validation: str
+    validation_fingerprint: str | None
+    tokenizer_fingerprint: str
+    vocab_size: int
+    end_id: int | None
+    parts: dict[str, Part]
+    format_version: int = FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` into the folder."""
+        (folder / MANIFEST_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read `manifest.json` of the folder; a UserError if it is missing, damaged or of another format version."""
+        path = folder / MANIFEST_NAME
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            version = fields["format_version"]
+            if version == FORMAT_VERSION:
+                parts = {name: Part(**part) for name, part in fields.pop("parts").items()}
+                return cls(parts=parts, **fields)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); a token file needs it beside it") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path}: damaged; {how_to_repair(folder)}") from error
+        raise UserError(f"{path}: format version {version}, not {FORMAT_VERSION}; {how_to_repair(folder)}")
+
+
+def how_to_repair(folder: Path) -> str:
+    """Token files can always be made again: what to tell a person whose token files are damaged."""
+    return f"delete the folder {folder} and its token files are prepared again"

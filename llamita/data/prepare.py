@@ -1,0 +1,235 @@
+"""From a corpus to token files: encoded once, split into training and validation, kept for all later runs."""
+
+import hashlib
+import itertools
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from llamita.corpus import Corpus
+from llamita.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Part
+from llamita.data.token_file import TokenFile, TokenWriter
+from llamita.errors import UserError
+from llamita.tokenizer.base import END_OF_TEXT, Tokenizer
+
+Progress = Callable[[int, int], None]
+
+_PARTIAL = ".partial-"
+_ABANDONED_AFTER = 24 * 3600.0  # seconds without a write after which a partial folder belongs to a killed process
+
+
+class Prepared:
+    """A folder of finished token files, opened: `train` and `validation`. A UserError if they are damaged."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.manifest = Manifest.read(folder)
+        self.train = TokenFile(folder / "train.bin")
+        self.validation = TokenFile(folder / "val.bin")
+
+
+class Extent(NamedTuple):
+    """How much text a corpus holds."""
+
+    documents: int
+    characters: int
+
+
+def prepare(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    cache: str | os.PathLike[str],
+    *,
+    validation_corpus: Corpus | None = None,
+    validation_share: float = 0.1,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Write `train.bin`, `val.bin` and `manifest.json` into a folder of the cache, or find them there finished.
+
+    Each document is followed by the end token if the tokenizer has one. The validation part is all of
+    `validation_corpus`, or else the last share of the documents of `corpus` (one at least), or of the characters
+    where there is a single document. The folder is complete or absent, and its name is a hash of text, split and
+    tokenizer. The memory needed does not grow with the text, which is read three times: to name, to count, to encode.
+
+    Args:
+        corpus: the text; with a `validation_corpus`, all of it is for training.
+        tokenizer: anything with `encode_iterable`, `vocab_size`, `end_id`, `byte_lengths` and `fingerprint`.
+        cache: the folder that holds the prepared folders; made when absent.
+        validation_corpus: the text to validate on.
+        validation_share: between 0 and 1.
+        progress: called with (characters encoded so far, characters in all).
+
+    Raises:
+        UserError: text that cannot be read or is too short to split, or a disk that cannot take the files.
+    """
+    if not 0 < validation_share < 1:
+        raise UserError(f"the share of the text for validation is {validation_share}; it must be between 0 and 1")
+    source = corpus.fingerprint()
+    validation = validation_corpus.fingerprint() if validation_corpus else None
+    folder = prepared_folder(cache, source, validation or validation_share, tokenizer.fingerprint)
+    if not (folder / MANIFEST_NAME).exists():
+        parts = _split(corpus, validation_corpus, validation_share, progress)
+        with _complete_or_absent(folder) as partial:
+            written = {name: _write(partial / f"{name}.bin", pieces, tokenizer) for name, pieces in parts.items()}
+            if (corpus.fingerprint(), validation_corpus and validation_corpus.fingerprint()) != (source, validation):
+                raise UserError(f"{corpus.describe()}: the text changed while it was read; start again when it is done")
+            Manifest(
+                source=corpus.describe(),
+                source_fingerprint=source,
+                validation=validation_corpus.describe() if validation_corpus else f"the last {validation_share}",
+                validation_fingerprint=validation,
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                vocab_size=tokenizer.vocab_size,
+                end_id=tokenizer.end_id,
+                parts=written,
+            ).write(partial)
+    return Prepared(folder)
+
+
+def prepared_folder(cache: str | os.PathLike[str], source: str, validation: str | float, tokenizer: str) -> Path:
+    """Where the token files for these fingerprints lie: a folder of the cache, named by a hash of them.
+
+    `validation` is the fingerprint of a corpus of its own, or the share of the source.
+    """
+    identity = repr((FORMAT_VERSION, source, validation, tokenizer))
+    return Path(cache) / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _write(path: Path, pieces: Iterator[str], tokenizer: Tokenizer) -> Part:
+    """Encode a part into a token file."""
+    with TokenWriter(path, tokenizer) as writer:
+        for is_end, document in itertools.groupby(pieces, END_OF_TEXT.__eq__):
+            if not is_end:
+                writer.write_document(document)
+        return writer.finish()
+
+
+def _split(
+    corpus: Corpus, validation_corpus: Corpus | None, share: float, progress: Progress | None
+) -> dict[str, Iterator[str]]:
+    """The pieces of each part, to be read in this order. Reads all text once before, so that mistakes show early."""
+    extent = _measure(corpus)
+    if validation_corpus is not None:
+        total = extent.characters + _measure(validation_corpus).characters
+        report = _reporter(total, progress)
+        return {"train": report(corpus.pieces()), "val": report(validation_corpus.pieces())}
+    pieces = _reporter(extent.characters, progress)(corpus.pieces())
+    if extent.documents == 1:
+        if extent.characters < 2:
+            raise UserError(f"{corpus.describe()}: one character is too short to split off a validation part")
+        kept = extent.characters - _share_of(extent.characters, share)
+        return {"train": _first_documents(two := _two_documents(pieces, kept), 1), "val": two}
+    kept = extent.documents - _share_of(extent.documents, share)
+    return {"train": _first_documents(pieces, kept), "val": pieces}
+
+
+def _share_of(count: int, share: float) -> int:
+    """How many of `count` are for validation: at least one, and at least one is left."""
+    return min(max(round(count * share), 1), count - 1)
+
+
+def _measure(corpus: Corpus) -> Extent:
+    """Read a corpus once to know its extent."""
+    documents = characters = 0
+    for piece in corpus.pieces():
+        if piece == END_OF_TEXT:
+            documents += 1
+        else:
+            characters += len(piece)
+    if documents == 0:
+        raise UserError(f"{corpus.describe()}: there is no text in it")
+    return Extent(documents, characters)
+
+
+def _first_documents(pieces: Iterator[str], count: int) -> Iterator[str]:
+    """The first documents of the pieces; the iterator is left at the one that follows."""
+    for piece in pieces:
+        yield piece
+        count -= piece == END_OF_TEXT
+        if count == 0:
+            return
+
+
+def _two_documents(pieces: Iterable[str], length: int) -> Iterator[str]:
+    """A single document as two, of which the first has `length` characters."""
+    for piece in pieces:
+        if 0 < length <= len(piece):
+            yield piece[:length]
+            yield END_OF_TEXT
+            piece, length = piece[length:], 0
+        elif length > 0:
+            length -= len(piece)
+        if piece:
+            yield piece
+
+
+def _reporter(total: int, progress: Progress | None) -> Callable[[Iterator[str]], Iterator[str]]:
+    """Makes pieces report to `progress` as they are taken, one count over all the streams that it is applied to."""
+    done = 0
+
+    def report(pieces: Iterator[str]) -> Iterator[str]:
+        nonlocal done
+        for piece in pieces:
+            yield piece
+            if progress is not None and piece != END_OF_TEXT:
+                done += len(piece)
+                progress(done, total)
+
+    return report
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes `folder` when the block ends well and is removed when it does not.
+
+    A process that is killed leaves the folder under its partial name, which nothing ever reads.
+    """
+    partial = folder.with_name(f"{folder.name}{_PARTIAL}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        _remove_abandoned(folder)
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        _rename(partial, folder)
+        _sync(folder.parent)
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent}: the token files cannot be written ({error.strerror}); make room or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _rename(partial: Path, folder: Path) -> None:
+    """Give the complete folder its name, unless another process that prepared the same text was faster."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not (folder / MANIFEST_NAME).exists():
+            raise
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Free the disk of what killed processes left of the same preparation."""
+    for partial in folder.parent.glob(f"{folder.name}{_PARTIAL}*"):
+        with suppress(FileNotFoundError):  # another process finishes it, or clears it away, at this moment
+            written = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
+            if time.time() - written > _ABANDONED_AFTER:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make what is written outlive a power cut; a folder too, which Windows cannot open."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
