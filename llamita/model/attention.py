@@ -1,11 +1,23 @@
 """Grouped-query attention."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from llamita.config import ModelConfig
 from llamita.model.cache import NO_CACHE, LayerCache, NoCache
 from llamita.model.rope import RotaryEmbedding
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q · kᵀ / sqrt(head_dim)) · v, where a query sees the keys that `mask` shows it.
+
+    q (batch, heads, seq, head_dim); k, v (batch, kv_heads, keys, head_dim), where kv_heads divides heads and
+    neighbouring query heads share one; mask (batch, 1, seq, keys) bool, or None: the causal triangle.
+    """
+    grouped = q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
@@ -19,12 +31,13 @@ class Attention(nn.Module):
         """`rope` lets the layers of one model share a table of angles; alone, a layer makes its own."""
         super().__init__()
         self.head_dim = config.head_dim
-        self.grouped = config.num_kv_heads != config.num_heads
         self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
         self.rope = rope or RotaryEmbedding(config)
+        # An attribute, so that precision and faster kernels can be put around it from outside.
+        self.kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = causal_attention
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: LayerCache | NoCache = NO_CACHE
@@ -37,9 +50,7 @@ class Attention(nn.Module):
         q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         q, k = self.rope.rotate(q, positions), self.rope.rotate(k, positions)
         k, v = cache.append(k, v, positions)  # (batch, kv_heads, keys, head_dim); without a cache, as they are
-        mixed = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
-        )  # (batch, heads, seq, head_dim)
+        mixed = self.kernel(q, k, v, mask)  # (batch, heads, seq, head_dim)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> Tensor:

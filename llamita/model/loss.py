@@ -1,6 +1,6 @@
 """Cross-entropy, and the head that ends a model in it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Reduction = "mean"
 class LMHead(nn.Module):
     """The last layer: hidden states to logits, or, where targets are given, to the loss.
 
-    It is a module of its own so that a loss which never holds all the logits can take its place.
+    It is a module of its own so that a loss can live here that never holds all the logits at once.
     """
 
     def __init__(self, hidden_size: int, vocab_size: int):
@@ -39,5 +39,64 @@ class LMHead(nn.Module):
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
         """hidden (batch, seq, hidden) -> logits (batch, seq, vocab_size), or the loss in nats."""
-        logits = linear(hidden, self.weight)
-        return logits if targets is None else cross_entropy(logits, targets, reduction)
+        if targets is None:
+            return linear(hidden, self.weight)
+        if reduction == "none":
+            return cross_entropy(linear(hidden, self.weight), targets, reduction)
+        total = linear_cross_entropy(hidden.flatten(0, -2), self.weight, targets.flatten())
+        return total if reduction == "sum" else total / (targets != IGNORED).sum()
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """`cross_entropy(hidden @ weight.T, targets, "sum")`, without ever holding all the logits.
+
+    hidden (tokens, hidden), weight (vocab_size, hidden), targets (tokens,) -> () fp32.
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[return-value]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The gradient of cross-entropy is known as soon as the loss is:
+
+        d loss / d logits = softmax(logits) - onehot(target)
+
+    so the forward pass turns each slice of logits into its share of both gradients while it lies in the processor's
+    cache, and forgets it. (The idea is that of Liger Kernel; Hsu et al., 2024.)
+    """
+
+    TOKENS_AT_ONCE = 512
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        learning = any(ctx.needs_input_grad)
+        grad_hidden = torch.empty_like(hidden) if learning else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None
+        for first in range(0, len(hidden), _LinearCrossEntropy.TOKENS_AT_ONCE):
+            rows = slice(first, first + _LinearCrossEntropy.TOKENS_AT_ONCE)
+            logits = linear(hidden[rows], weight).float()  # (rows, vocab_size)
+            loss, slope = _loss_and_slope(logits, targets[rows])
+            nats += loss
+            if grad_hidden is not None and grad_weight is not None:
+                grad_hidden[rows] = slope @ weight
+                grad_weight += slope.T @ hidden[rows]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return nats
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        (scale,) = grad_outputs
+        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(ctx.weight_dtype), None
+
+
+def _loss_and_slope(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed loss, and its gradient by the logits (rows, vocab_size), made in their place."""
+    counted = (targets != IGNORED).unsqueeze(-1)  # (rows, 1)
+    chosen = targets.clamp(min=0).unsqueeze(-1)
+    log_total = logits.logsumexp(dim=-1, keepdim=True)
+    loss = torch.where(counted, log_total - logits.gather(-1, chosen), 0.0).sum()
+    slope = logits.sub_(log_total).exp_()
+    slope.scatter_add_(-1, chosen, -torch.ones_like(log_total))
+    return loss, slope.mul_(counted)

@@ -1,0 +1,24 @@
+"""Gradient clipping by the norm of all gradients together (Pascanu et al., 2013)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients, in place, by one factor such that their joint norm is at most `max_norm`.
+
+    Returns the norm before clipping, a tensor () (reading it waits for the device). Gradients already below the bound
+    stay as they are, bit for bit. `max_norm` of infinity only measures.
+    """
+    params = [params] if isinstance(params, Tensor) else params
+    grads = [p.grad for p in params if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
+    norm = torch.stack([grad.float().norm() for grad in grads]).norm()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for grad in grads:
+        grad.mul_(scale.to(grad.device))
+    return norm
