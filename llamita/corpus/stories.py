@@ -1,0 +1,81 @@
+"""Children's stories without end: no data file, no download, and the loss of a perfect model is known.
+
+    >>> story = next(stories(seed=0, count=1))
+    >>> accepts(story.text), parse_story(story.text) == story
+    (True, True)
+
+A seeded probabilistic grammar writes them (`grammar.py` is the engine, `story_shapes.py` the place to read first). Each
+story has exactly one derivation, so −ln P(story) is `story.nats`. A model that scores stories from their own start, in
+a context that holds them, with one end token a story, can't on average get below
+
+    loss floor = Σ −ln P(story) / number of targets
+
+and how far above it a model ends is what it has yet to learn: agreement, recall, order. The same grammar reads texts
+back, so that what a model writes can be accepted or refused.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from random import Random
+
+from llamita.corpus.grammar import Choice, Grammar, Rule, Story
+from llamita.corpus.story_phrases import PHRASES
+from llamita.corpus.story_shapes import SHAPES, shape_rules
+from llamita.corpus.story_words import TABLES
+from llamita.randomness import key
+
+__all__ = [
+    "GRAMMAR", "Choice", "Story", "acceptance", "accepts", "loss_floor", "parse_story", "stories", "validation_stories",
+]  # fmt: skip
+
+RULES = {"story": Rule("story", "<opening> <keepsake>\n\n<shape> <ending>"), **PHRASES, **shape_rules(SHAPES)}
+GRAMMAR = Grammar(RULES, TABLES)
+"""The grammar of the built-in stories."""
+
+
+def stories(seed: int, count: int, *, split: str = "train", exclude: Collection[str] | None = None) -> Iterator[Story]:
+    """`count` stories; number i is a function of (seed, split, i) alone.
+
+    A story whose text is in `exclude` is drawn again, so that training never sees a validation story:
+
+        held_out = validation_stories(seed, 200)
+        training = stories(seed, 30_000, exclude={story.text for story in held_out})
+    """
+    for number in range(count):
+        yield _story(seed, split, number, exclude or ())
+
+
+def _story(seed: int, split: str, number: int, exclude: Collection[str]) -> Story:
+    random = Random(key(seed, "stories", split, number)).random
+    while (story := GRAMMAR.sample(random)).text in exclude:
+        pass
+    return story
+
+
+def validation_stories(seed: int, count: int) -> list[Story]:
+    """The stories to evaluate on; pass their texts as `exclude` when training stories are made."""
+    return list(stories(seed, count, split="validation"))
+
+
+def parse_story(text: str) -> Story | None:
+    """The story that this text is, with every choice that was made, or None if the grammar can't have written it.
+
+    White space around the text doesn't count, as a sample may come with a newline. Everything inside does.
+    """
+    derivations = GRAMMAR.parse(text.strip())
+    return derivations[0] if derivations else None
+
+
+def accepts(text: str) -> bool:
+    """Whether the grammar can have written this text."""
+    return parse_story(text) is not None
+
+
+def acceptance(texts: Iterable[str]) -> float:
+    """The share of the texts that the grammar accepts; 0 if there are none."""
+    verdicts = [accepts(text) for text in texts]
+    return sum(verdicts) / len(verdicts) if verdicts else 0.0
+
+
+def loss_floor(scored: Iterable[Story], number_of_targets: int) -> float:
+    """Nats per target of a model that knows the grammar; the targets are the stories' tokens, one end token each."""
+    return sum(story.nats for story in scored) / number_of_targets

@@ -1,0 +1,177 @@
+"""The sentences that all shapes of the built-in stories share: how stories open and close, how people feel and help.
+
+The more a sentence is shared, the sooner a small model knows it. Whoever is in every story is bound by the opening:
+`hero` with a `trait`, and the `colour` and kind of a keepsake, `keep`, to which the ending comes back.
+"""
+
+from llamita.corpus.grammar import Rule
+
+OPENING = {
+    "opening": Rule(
+        "opening",
+        ("Once upon a time, there was {trait.a=traits} {child=children} named {hero=child.names}.", 2),
+        "Once there was {trait.a=traits} {child=children} called {hero=child.names}.",
+        "Long ago, {trait.a=traits} {child=children} named {hero=child.names} lived in {home=homes}.",
+        "Far away, in {home=homes}, lived {trait.a=traits} {child=children} called {hero=child.names}.",
+        "This is the story of {hero=names}, {trait.a=traits} {hero.child} from {home=homes}.",
+        "Do you know {hero=names}? {hero.He} was {trait.a=traits} {hero.child}, the only one in {home=homes}.",
+        "Everyone liked {hero=names}, for {hero.he} was {trait.a=traits} {hero.child}.",
+    ),
+    "keepsake": Rule(
+        "opening",
+        "{hero.He} never went anywhere without {colour.a=colours} {keep=keepsakes}.",
+        "{hero.He} had {colour.a=colours} {keep=keepsakes} and took it everywhere.",
+        "{hero.His} best treasure was {colour.a=colours} {keep=keepsakes}.",
+        "Day and night, {hero.he} carried {colour.a=colours} {keep=keepsakes}.",
+        "Wherever {hero.he} went, {colour.a=colours} {keep=keepsakes} went too.",
+        "The thing {hero.he} loved most was {colour.a=colours} {keep=keepsakes}.",
+    ),
+    "day": Rule(
+        "opening",
+        "One {weather=weathers} {time=times},",
+        "On {weather.a=weathers} {time=times},",
+        "It was {weather.a=weathers} {time=times} when",
+    ),
+    "outing": Rule(
+        "opening",
+        "<day> {hero} {move=moves} {place.to=places}.",
+        "<day> {hero} {move=moves} {place.to=places} to {aim=aims}.",
+        "<day> {hero} and {hero.his} {parent=parents} {move=moves} {place.to=places}.",
+    ),
+}
+
+FEELING = {
+    "low": Rule(
+        "feeling",
+        "{who} felt very {low=lows}.",
+        "{who} was {low=lows}.",
+        "Poor {who} felt so {low=lows}.",
+        "This made {who} {low=lows}.",
+        "{who} sat down and was {low=lows}.",
+    ),
+    "happy": Rule(
+        "feeling",
+        "{who} jumped for joy.",
+        "{who} was so {glad=glads} that {who.he} did a little dance.",
+        "{who} laughed until {who.his} belly hurt.",
+        "{who} smiled from ear to ear.",
+        "{who} clapped {who.his} hands.",
+        "{who} had never been so {glad=glads}.",
+    ),
+    "said": Rule("filler", ("said {who}", 2), "cried {who}", "called {who}", "laughed {who}", "whispered {who}"),
+    "asked": Rule("filler", ("asked {who}", 2), "wondered {who}", "said {who}"),
+}
+
+HELPING = {
+    "helper": Rule(
+        "meeting",
+        "Just then, {size.a=sizes} {helper=place.animals} came by.",
+        "Soon {hero.he} met {size.a=sizes} {helper=place.animals}.",
+        "{size.A=sizes} {helper=place.animals} was watching {hero.him}.",
+        "Out of nowhere came {size.a=sizes} {helper=place.animals}.",
+        "Along came {size.a=sizes} {helper=place.animals}.",
+    ),
+    "helper asks": Rule(
+        "dialog",
+        '"{helper.sound}! What is wrong?" asked the {helper}.',
+        '"{helper.sound}! Can I help?" said the {helper}.',
+        'The {helper} looked at {hero.him}. "{helper.sound}! Why so {low}?"',
+        '"{helper.sound}! You look {low}," said the {helper}.',
+    ),
+    "search": Rule(
+        "filler",
+        "{hero.He} looked {spot=place.spots} and found only {junk=junk}.",
+        "{hero.He} looked {spot=place.spots}, but there was only {junk=junk}.",
+        "{hero.He} searched {spot=place.spots}. What did {hero.he} find? Just {junk=junk}!",
+        "{spot.Text=place.spots} there was nothing but {junk=junk}.",
+    ),
+    "thanks": Rule(
+        "filler",
+        '"Thank you, {helper}!" <said: who=hero>.',
+        '"You are the best {helper} in the world," <said: who=hero>.',
+        "{hero} gave the {helper} some {food=foods} and a hug.",
+        "The {helper} was allowed to hold the {colour} {keep} for a while.",
+    ),
+    "visitor": Rule(
+        "meeting",
+        "{size.A=sizes} {helper=animals} came by.",
+        "Along came {size.a=sizes} {helper=animals}.",
+        "Out of nowhere came {size.a=sizes} {helper=animals}.",
+    ),
+}
+
+MORALS = {
+    "learned": Rule(
+        "moral",
+        "{hero} learned that",
+        "And so {hero} found out that",
+        "From that {time} on, {hero} knew that",
+        "That {time}, {hero} learned that",
+    ),
+    "kindness": Rule(
+        "moral",
+        "it costs nothing to be kind.",
+        "even a small friend can be a big help.",
+        "a kind heart is better than sharp eyes.",
+        "two pairs of eyes see more than one.",
+        "it is fine to ask for help.",
+    ),
+    "friendship": Rule(
+        "moral",
+        "a friend is the best prize of all.",
+        "everything is funnier with a friend.",
+        "it is no fun to win alone.",
+        "a new friend is only one hello away.",
+        "friends make every day a holiday.",
+    ),
+    "sharing": Rule(
+        "moral",
+        "things taste better when you share them.",
+        "half a cookie with a friend beats a whole one alone.",
+        "the best presents cannot be bought.",
+        "there is always room for one more.",
+        "giving is as much fun as getting.",
+    ),
+    "patience": Rule(
+        "moral",
+        "good things take time.",
+        "nobody is good at everything on the first day.",
+        "slow feet get there too.",
+        "a little every day is a lot.",
+        "it is fine to try again.",
+    ),
+    "courage": Rule(
+        "moral",
+        "being brave is being scared and going anyway.",
+        "most monsters only want company.",
+        "small people can have big adventures.",
+        "a shaking knee can still take a step.",
+        "the dark is only the day with its eyes closed.",
+    ),
+    "truth": Rule(
+        "moral",
+        "the truth is lighter to carry than a lie.",
+        "a promise is a promise.",
+        "honest words make a happy home.",
+        "it is never too late to do the right thing.",
+        "a clean heart sleeps well.",
+    ),
+}
+
+ENDING = {
+    "ending": Rule(
+        "ending",
+        "That night, {hero} fell asleep with the {colour} {keep} in {hero.his} arms.",
+        "And the {colour} {keep}? It tells the story to this day.",
+        "{hero} hugged the {colour} {keep} and smiled all the way to bed.",
+        "At bedtime, {hero} told the whole story to the {colour} {keep}.",
+        "Good night, {hero}. Good night, {colour} {keep}.",
+        "If the {colour} {keep} could talk, it would say the same.",
+        "Then the {trait} {hero.child} and the {colour} {keep} went home for {supper=foods}.",
+        "Sleep well, {trait} {hero}, and do not forget the {colour} {keep}.",
+        "It was the best {time} of {hero.his} life, and the {colour} {keep} thought so too.",
+        "The {colour} {keep} said nothing, but it looked {glad=glads}.",
+    ),
+}
+
+PHRASES = OPENING | FEELING | HELPING | MORALS | ENDING

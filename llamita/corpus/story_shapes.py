@@ -1,0 +1,232 @@
+"""The shapes of the built-in stories: what happens between the opening and the ending.
+
+To add a shape, add an entry to `SHAPES`: the course of the story, a paragraph a line, and the sentences that only this
+story has, each in a few ways. In the course, `<gone>` means the shape's own sentence of that name, else a shared one of
+`story_phrases.py`. The opening has bound `hero`, `trait`, `colour` and `keep`; the ending needs `time` bound as well.
+What is introduced early should be needed again at the end. The tests tell whether two ways of saying something can't
+be told apart, whether a word is recalled that was never drawn, and how long the stories are.
+"""
+
+import re
+from collections.abc import Mapping
+
+from llamita.corpus.grammar import Rule
+from llamita.corpus.story_shapes_more import MORE_SHAPES
+
+Shape = dict[str, tuple[str, ...]]
+
+SHAPES: dict[str, Shape] = {
+    "lost toy": {
+        "course": (
+            "<outing> <brought> <gone> <low: who=hero> <search>",
+            "<helper> <helper asks> <answer> <found> <happy: who=hero> <thanks>",
+            "<learned> <kindness>",
+        ),
+        "brought": (
+            "{hero.He} took along {tint.a=colours} {toy=toys}.",
+            "{hero.He} had a new toy with {hero.him}, {tint.a=colours} {toy=toys}.",
+            "{hero.He} wanted to try out {tint.a=colours} {toy=toys}.",
+        ),
+        "gone": (
+            "But suddenly the {toy} was gone!",
+            "But soon the {toy} was nowhere to be seen.",
+            "Then {hero.he} blinked, and the {toy} was gone.",
+            "Oh no! Somewhere on the way, {hero.he} lost the {toy}.",
+        ),
+        "answer": (
+            '"I lost my {tint} {toy}," said {hero}.',
+            '"My {tint} {toy} ran away," said {hero}.',
+            '"Have you seen {tint.a} {toy}?" asked {hero}.',
+        ),
+        "found": (
+            "The {helper} looked {nook=place.spots}, and there was the {tint} {toy}!",
+            "Together they looked {nook=place.spots}, and there it was, the {tint} {toy}!",
+            "There, {nook=place.spots}, lay the {tint} {toy}! The {helper} had smelled it.",
+            "The {helper} ran off and found the {tint} {toy} {nook=place.spots}.",
+        ),
+    },
+    "a gift": {
+        "course": (
+            "<day> {hero} remembered that it was the birthday of {friend=names}. <no money> <junk> <made> <wrapped>",
+            "<party> <opened> <reason> <happy: who=friend>",
+            "<learned> <sharing>",
+        ),
+        "no money": (
+            "{hero.He} had no money at all.",
+            "{hero.He} had no money, only {number=numbers} beans.",
+            "But the shops were closed.",
+            "But what do you give someone who has everything?",
+        ),
+        "junk": (
+            "{hero.He} found {junk=junk} and {part=junk}.",
+            "In the shed there was {junk=junk}, and also {part=junk}.",
+            "{hero.He} looked around and saw {junk=junk} and {part=junk}.",
+        ),
+        "made": (
+            "With some glue and some luck, {hero.he} made {tint.a=colours} {toy=toys}.",
+            "{hero.He} worked for {hours=numbers} hours and made {tint.a=colours} {toy=toys}.",
+            "Bang, bang, bang! {hero.He} built {tint.a=colours} {toy=toys}.",
+        ),
+        "wrapped": (
+            "{hero.He} wrapped it in {wrap=wraps}.",
+            "For paper {hero.he} used {wrap=wraps}.",
+            "There was no box, so {hero.he} took {wrap=wraps}.",
+        ),
+        "party": (
+            "At the party there was {food=foods} for everyone.",
+            "All the guests ate {food=foods} and sang.",
+            "At the party, {friend} blew into the {food=foods} instead of the candles.",
+        ),
+        "opened": (
+            "Then {friend} opened the {wrap} and found the {tint} {toy}.",
+            'Out of the {wrap} came the {tint} {toy}. "Oh!" said {friend}.',
+            '"What can it be?" asked {friend}. It was the {tint} {toy}!',
+        ),
+        "reason": (
+            "It was made of {junk} and {part}, but {friend.he} loved it more than all the rest.",
+            '"I made it from {junk} and {part}," said {hero}.',
+            "Nobody could see that it was only {junk} and {part}.",
+        ),
+    },
+    "a rainy day": {
+        "course": (
+            "<rain> {hero} and {friend=names} were stuck inside. <low: who=friend> <idea> <build>",
+            "<away> <meet> <eat> <sun>",
+            "<learned> <friendship>",
+        ),
+        "rain": (
+            "It rained and rained all {time=times}.",
+            "All {time=times} long, rain fell on the roof.",
+            "The rain did not stop all {time=times}.",
+        ),
+        "idea": (
+            '"Let us build {fort.a=forts}!" <said: who=hero>.',
+            '"I know a game," said {hero}. "We need {fort.a=forts}."',
+            'But {hero} had an idea. "We will make {fort.a=forts}!"',
+        ),
+        "build": (
+            "They took {bit=bits} and {top=bits}.",
+            "They piled {bit=bits} on {top=bits}.",
+            "All they needed was {bit=bits}, {top=bits} and the {colour} {keep}.",
+        ),
+        "away": (
+            "Whoosh! The {fort} took them {land.to=lands}.",
+            "They shut their eyes, and the {fort} flew {land.to=lands}.",
+            "{number.Text=numbers} minutes later, they had come {land.to=lands}.",
+        ),
+        "meet": (
+            "There they met {stranger.a=strangers} with {tint.a=colours} beard.",
+            "{stranger.A=strangers} in {tint.a=colours} coat opened the door.",
+            "There lived {stranger.a=strangers} who had {tint.a=colours} nose.",
+        ),
+        "eat": (
+            "The {stranger} was hungry, so they shared some {food=foods}.",
+            '"Do you have {food=foods}?" asked the {stranger}. They did.',
+            "The {stranger} cooked {food=foods} for all three of them.",
+        ),
+        "sun": (
+            "When the sun came out, nobody saw it. They were still {land.at} with the {stranger}.",
+            "Then the sun came out, but the {stranger} and the {fort} were much better.",
+            "At last the rain stopped, and the {fort} was only {bit} and {top} again.",
+        ),
+    },
+    "a race": {
+        "course": (
+            "<outing> {friend=names} was there too. <boast> <prize> <start> <fall> <help> <together> <judge>",
+            "They shared the {food} and laughed about {mess}. <learned> <friendship>",
+        ),
+        "boast": (
+            '"I am faster than you," <said: who=friend>.',
+            '"Nobody runs as fast as I do," <said: who=friend>.',
+            '"Let us race," <said: who=friend>.',
+        ),
+        "prize": (
+            "The winner would get all the {food=foods}.",
+            '"And the winner gets the {food=foods}!"',
+            "They put some {food=foods} on a stone for the winner.",
+        ),
+        "start": (
+            "One, two, three, go!",
+            "Off they went, like the wind.",
+            '{size.A=sizes} {helper=place.animals} cried "{helper.sound}!" and off they ran.',
+        ),
+        "fall": (
+            "But {friend} tripped and fell into {mess=messes}.",
+            "Then, splat! {friend} landed in {mess=messes}.",
+            "Halfway there, {friend} flew head first into {mess=messes}.",
+        ),
+        "help": (
+            "{hero} was winning, but {hero.he} turned around and pulled {friend.him} out.",
+            "{hero} could have won, but {hero.he} went back and helped {friend.him} up.",
+            "{hero} stopped at once, and pulled {friend.him} out with the {colour} {keep}.",
+        ),
+        "together": (
+            "Hand in hand they crossed the line.",
+            "They walked to the end together, and {friend} dripped a little.",
+            "Side by side they came in last, for even a snail was faster.",
+        ),
+        "judge": (
+            '"Who won?" asked everyone {place.at}. "We both did," said {friend}.',
+            '"You won," said {friend}. "No, you," said {hero}.',
+            '"Next time I will fall, and you help," <said: who=hero>.',
+        ),
+    },
+    "a sad friend": {
+        "course": (
+            "<outing> There sat {friend=names}. <low: who=friend> <ask> <trouble> <joke> <trick> <keepsake trick>",
+            "<laugh> <again>",
+            "<learned> <kindness>",
+        ),
+        "ask": (
+            '"What is wrong?" asked {hero}.',
+            '"Why are you so {low}?" asked {hero}.',
+            "{hero} sat down beside {friend.him}.",
+        ),
+        "trouble": (
+            '"My {tint=colours} {toy=toys} broke," said {friend}.',
+            '"I lost my {tint=colours} {toy=toys}," said {friend}.',
+            '"Nobody wants to play with my {tint=colours} {toy=toys}," said {friend}.',
+        ),
+        "joke": (
+            "So {hero} told a joke about {animal.a=animals}. {friend} did not laugh.",
+            "{hero} told {friend.him} a joke about {animal.a=animals}. It did not help.",
+            "First {hero} tried a joke about {animal.a=animals}. Nothing.",
+        ),
+        "trick": (
+            "Then {hero.he} {trick=tricks}. {friend} almost smiled.",
+            "Then {hero.he} {trick=tricks}. {friend} only sniffed.",
+            "Next {hero.he} {trick=tricks}. Still nothing.",
+        ),
+        "keepsake trick": (
+            "At last {hero} put the {colour} {keep} on {hero.his} nose, and it stayed there.",
+            "In the end {hero} balanced the {colour} {keep} on one toe.",
+            "Then {hero} threw the {colour} {keep} into the air, and it landed on {hero.his} head.",
+        ),
+        "laugh": (
+            "{friend} laughed so hard that {friend.he} forgot the {tint} {toy}.",
+            "{friend} laughed and laughed. {friend.He} let {hero} hold the {tint} {toy}.",
+            "Then {friend} laughed until even the {tint} {toy} shook.",
+        ),
+        "again": (
+            '"Now tell me the one about the {animal} again," said {friend}.',
+            '"And what did the {animal} say?" asked {friend}.',
+            '"I just got the joke about the {animal}!" <said: who=friend>.',
+        ),
+    },
+}
+SHAPES |= MORE_SHAPES
+
+
+def shape_rules(shapes: Mapping[str, Shape]) -> dict[str, Rule]:
+    """The rules of all shapes: `shape` chooses one, and each sentence becomes the rule "<shape>/<sentence>"."""
+    rules = {"shape": Rule("shape", *(f"<{shape}/course>" for shape in shapes))}
+    for shape, sentences in shapes.items():
+        for sentence, ways in sentences.items():
+            templates = ("\n\n".join(ways),) if sentence == "course" else ways
+            rules[f"{shape}/{sentence}"] = Rule("sentence", *(_own_sentences(shape, sentences, t) for t in templates))
+    return rules
+
+
+def _own_sentences(shape: str, own: Shape, template: str) -> str:
+    """The template with `<gone>` spelled `<lost toy/gone>` where the shape has a sentence of that name."""
+    return re.sub(r"<([\w ]+)>", lambda call: f"<{shape}/{call[1]}>" if call[1] in own else call[0], template)
