@@ -34,14 +34,15 @@ def read_text(name: str) -> str:
 
 SNIPPETS = (
     # words, contractions in every case (ſ and the Kelvin sign fold into s and k), numbers
-    "the", "Hello", "don't", "WE'LL", "'s", "'S", "'ſ", "'re", "'Re", "'rE", "'ve", "'l", "'ll", "'lL", "'d", "'M", "''t", "'",
-    "K", "\u212a", "é", "e\u0301", "ß", "ǅ", "ª", "1", "12", "1234", "½", "Ⅷ", "٣", "一二三", "日本語", "한국어", "हिन्दी", "שלום",
+    "the", "Hello", "don't", "WE'LL", "'s", "'S", "'ſ", "'re", "'Re", "'rE", "'ve", "'l", "'ll", "'lL", "'d", "'M", "''t",
+    "'", "K", "\u212a", "é", "e\u0301", "ß", "ǅ", "ª", "1", "12", "1234", "½", "Ⅷ", "٣", "一二三", "日本語", "한국어",
+    "हिन्दी", "שלום",
     # whitespace, exotic and in runs
-    " ", "  ", "   ", "\n", "\n\n", "\r\n", "\r", "\t", " \n", "\n ", " \r\n ", "\u00a0", "\u2003", "\u3000", "\u2028", "\u0085",
-    "\u200b", "\ufeff", "\u180e", "\x1c", "\x0b", "\x0c",
+    " ", "  ", "   ", "\n", "\n\n", "\r\n", "\r", "\t", " \n", "\n ", " \r\n ", "\u00a0", "\u2003", "\u3000", "\u2028",
+    "\u0085", "\u200b", "\ufeff", "\u180e", "\x1c", "\x0b", "\x0c",
     # symbols, emoji, private use, unassigned, noncharacters, controls, surrogates
-    "!", "?!", "...", "_", "-", "🙂", "👩‍👩‍👧", "🇩🇪", "𝔘", "𠀀", "\ue000", "\U000f0000", "\U0010ffff", "\uffff", "\x00", "\x7f",
-    "\ud800", "\udc00", "\ud83d\ude00", "\udfff\ud800", "\U00011f02", "\U0001e900", "\u0378",
+    "!", "?!", "...", "_", "-", "🙂", "👩‍👩‍👧", "🇩🇪", "𝔘", "𠀀", "\ue000", "\U000f0000", "\U0010ffff", "\uffff",
+    "\x00", "\x7f", "\ud800", "\udc00", "\ud83d\ude00", "\udfff\ud800", "\U00011f02", "\U0001e900", "\u0378",
     # special tokens, whole and broken
     "<|endoftext|>", "<|endof", "text|>", "<|", "<", "|>", "<|endoftext|", "<|endoftext|><|endoftext|>",
 )  # fmt: skip

@@ -1,1 +1,9 @@
-"""To be written."""
+"""Text to ids and back. Read in this order: patterns, merge, bpe, training; then special, streaming, chars, hf_json."""
+
+from llamita.tokenizer.base import END_OF_TEXT, Tokenizer
+from llamita.tokenizer.bpe import BPETokenizer
+from llamita.tokenizer.chars import CharTokenizer
+from llamita.tokenizer.loading import load_tokenizer
+from llamita.tokenizer.training import train_bpe
+
+__all__ = ["END_OF_TEXT", "BPETokenizer", "CharTokenizer", "Tokenizer", "load_tokenizer", "train_bpe"]

@@ -1,0 +1,100 @@
+"""What every tokenizer can do, and the part that is the same for all of them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from llamita.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+"""The special token that ends a document."""
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. Ids are 0 to vocab_size - 1; `decode(encode(t)) == t` for text the vocabulary covers."""
+
+    vocab_size: int
+    special_tokens: dict[str, int]
+
+    def encode(self, text: str, *, allow_special: bool = True) -> list[int]:
+        """The ids of `text`. Special tokens in it become their one id, or ordinary text if not `allow_special`."""
+        ...
+
+    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
+        """The ids of one text that comes as pieces cut anywhere: those of the whole, without holding the whole."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of any ids in range, special tokens spelled out. Bytes that aren't UTF-8 become U+FFFD."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of text that an id stands for; b"" for a special token."""
+        ...
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """int32 (vocab_size,): how many bytes of text each id stands for, 0 for special tokens. For bits per byte."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the `tokenizer.json` that Hugging Face's `tokenizers` reads."""
+        ...
+
+    @property
+    def end_id(self) -> int | None:
+        """The id of `<|endoftext|>`, if there is one."""
+        return self.special_tokens.get(END_OF_TEXT)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of `text` as uint16, or uint32 where the vocabulary has more than 65,536 entries."""
+        return np.array(self.encode(text), dtype=np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the file that `save` writes: equal exactly for tokenizers that give the same ids."""
+        return hashlib.sha256(self._file_content()).hexdigest()
+
+    def save(self, path: str | Path) -> Path:
+        """Write `tokenizer.json` and return its path. A `path` not ending in .json is a folder, made if missing."""
+        path = Path(path)
+        file = path if path.suffix == ".json" and not path.is_dir() else path / "tokenizer.json"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, self._file_content())
+        except OSError as error:
+            raise UserError(f"{file}: can't write the tokenizer there ({error.strerror}); choose another") from error
+        return file
+
+    def _file_content(self) -> bytes:
+        return (json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+
+def plain_ids(ids: Iterable[int]) -> Iterable[int]:
+    """Ids as Python numbers: arrays and tensors hand out their own scalars, which are slow or don't compare."""
+    tolist = getattr(ids, "tolist", None)
+    return ids if tolist is None else tolist()
+
+
+def unknown_id(token_id: object, vocab_size: int) -> UserError:
+    """The error for an id that no token has."""
+    return UserError(f"token id {token_id} is not in the vocabulary; give ids from 0 to {vocab_size - 1}")
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """The file is complete or as it was before: written beside, forced to disk, renamed."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

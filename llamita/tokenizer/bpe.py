@@ -1,0 +1,192 @@
+"""Byte-level byte-pair encoding: text → pieces → bytes → merged tokens → ids (Radford et al., 2019).
+
+Every text has ids, since every byte is a token, and every id sequence has a text.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, count
+from typing import Any
+
+import numpy as np
+
+from llamita.errors import UserError
+from llamita.tokenizer.base import Tokenizer, plain_ids, unknown_id
+from llamita.tokenizer.hf_json import bpe_json, merges_of_ranks
+from llamita.tokenizer.merge import NEVER, merge
+from llamita.tokenizer.patterns import Scanner
+from llamita.tokenizer.special import SpecialTokens
+from llamita.tokenizer.streaming import cut_stream, repair
+
+LARGE = 1 << 20
+"""Characters beyond which `encode` works in slices, so that the pieces of a large text don't all lie in memory."""
+
+
+class BPETokenizer(Tokenizer):
+    """Encodes with a vocabulary and the merges that made it.
+
+    vocab: id -> bytes. merges: pairs in the order they were learned. special_tokens: those whose UTF-8 bytes are in
+    the vocabulary keep that id, others get the next ids in order; a dict names the ids. pattern: "gpt2", "cl100k" or
+    "llama3". `merges=None` means that ids are ranks (see `from_ranks`).
+
+    Raises UserError for an unknown pattern, a merge whose result isn't in the vocabulary, or an id used twice.
+
+    >>> tokenizer = BPETokenizer({**{i: bytes([i]) for i in range(256)}, 256: b"hi"}, [(b"h", b"i")], ["<|endoftext|>"])
+    >>> tokenizer.encode("hi!<|endoftext|>")
+    [256, 33, 257]
+    """
+
+    def __init__(
+        self,
+        vocab: Mapping[int, bytes],
+        merges: Sequence[tuple[bytes, bytes]] | None,
+        special_tokens: Sequence[str] | Mapping[str, int] | None = None,
+        pattern: str = "gpt2",
+    ):
+        vocab = dict(sorted(vocab.items()))
+        # Where two ids stand for the same bytes, the lower one is used, hence the reversed order.
+        self._ids = {token: token_id for token_id, token in reversed(vocab.items())}
+        self._merges = None if merges is None else [(left, right) for left, right in merges]
+        self._merge_ranks = _merge_ranks(self._merges or [], self._ids)
+        self._scanner = Scanner(pattern)
+        self._special, self._nothing_special = SpecialTokens(special_tokens or []), SpecialTokens()
+        self.special_tokens = _special_ids(special_tokens or [], vocab, self._ids)
+        self._tokens = vocab | {id_: token.encode("utf-8") for token, id_ in self.special_tokens.items()}
+        self.vocab_size = max(self._tokens, default=-1) + 1
+        self._keep_special_from_text()
+        self._cache = PieceCache(self._encode_piece)
+
+    @classmethod
+    def from_ranks(
+        cls,
+        ranks: Mapping[bytes, int],
+        special_tokens: Sequence[str] | Mapping[str, int] | None = None,
+        pattern: str = "gpt2",
+    ) -> "BPETokenizer":
+        """A vocabulary published without merges, as tiktoken's: token bytes -> rank, which is its id as well.
+
+        Two neighbours merge if their joined bytes are a token; the lowest rank goes first. A piece that is
+        a token is never cut.
+        """
+        return cls({rank: token for token, rank in ranks.items()}, None, special_tokens, pattern)
+
+    @property
+    def pattern(self) -> str:
+        """The name of the split pattern."""
+        return self._scanner.pattern
+
+    def _keep_special_from_text(self) -> None:
+        """Forget special tokens as ordinary ones, so that text never becomes them, unless merges make the same bytes."""
+        made = {left + right for left, right in self._merge_ranks}
+        for token in map(str.encode, self.special_tokens):
+            if len(token) > 1 and token not in made:
+                self._ids.pop(token, None)
+
+    # --- encoding ---
+
+    def encode(self, text: str, *, allow_special: bool = True) -> list[int]:
+        """The ids of `text`; lone surrogates in it count as U+FFFD. Special tokens are ordinary text if not allowed."""
+        special = self._special if allow_special else self._nothing_special
+        if len(text) > LARGE:
+            slices = (text[start : start + LARGE] for start in range(0, len(text), LARGE))
+            cuts = cut_stream(slices, self._scanner, special)
+        else:
+            cuts = ((self._scanner.split(ordinary), token) for ordinary, token in special.split(repair(text)))
+        return list(chain.from_iterable(self._cut_ids(pieces, token) for pieces, token in cuts))
+
+    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
+        """The ids of the text that `strings` make together, whatever way it was cut into them."""
+        for pieces, token in cut_stream(strings, self._scanner, self._special):
+            yield from self._cut_ids(pieces, token)
+
+    def _cut_ids(self, pieces: list[str], token: str | None) -> Iterator[int]:
+        ids = chain.from_iterable(map(self._cache.__getitem__, pieces))
+        return ids if token is None else chain(ids, (self.special_tokens[token],))
+
+    def _encode_piece(self, piece: str) -> tuple[int, ...]:
+        data = piece.encode("utf-8")
+        if self._merges is None and data in self._ids:
+            return (self._ids[data],)
+        tokens = merge(data, self._rank_of_join if self._merges is None else self._rank_of_pair)
+        try:
+            return tuple([self._ids[token] for token in tokens])
+        except KeyError as missing:
+            raise UserError(f"the vocabulary lacks the byte {missing}; a byte-level vocabulary needs all 256") from None
+
+    def _rank_of_pair(self, left: bytes, right: bytes) -> float:
+        return self._merge_ranks.get((left, right), NEVER)
+
+    def _rank_of_join(self, left: bytes, right: bytes) -> float:
+        return self._ids.get(left + right, NEVER)
+
+    # --- decoding ---
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that aren't UTF-8 become U+FFFD. Raises UserError for an id that no token has."""
+        try:
+            return b"".join([self._tokens[token_id] for token_id in plain_ids(ids)]).decode("utf-8", errors="replace")
+        except KeyError as unknown:
+            raise unknown_id(unknown, self.vocab_size) from None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of an id; b"" for a special token, which has no text. Raises UserError for an unknown id."""
+        if token_id not in self._tokens:
+            raise unknown_id(token_id, self.vocab_size)
+        return b"" if token_id in self.special_tokens.values() else self._tokens[token_id]
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """int32 (vocab_size,): the bytes of each id, 0 for special tokens and ids that no token has."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int32)
+        lengths[list(self._tokens)] = [len(token) for token in self._tokens.values()]
+        lengths[list(self.special_tokens.values())] = 0
+        return lengths
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `tokenizer.json`."""
+        by_rank = self._merges is None
+        merges = merges_of_ranks(self._ids) if self._merges is None else self._merges
+        return bpe_json(self._ids, merges, self.special_tokens, self.pattern, ignore_merges=by_rank)
+
+
+class PieceCache(dict[str, tuple[int, ...]]):
+    """Piece -> ids, so that a word is merged once. Emptied when full: cheaper than choosing what to drop."""
+
+    def __init__(self, encode_piece: Callable[[str], tuple[int, ...]], limit: int = 1 << 17, longest_piece: int = 64):
+        self._encode_piece, self._limit, self._longest_piece = encode_piece, limit, longest_piece
+
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        ids = self._encode_piece(piece)
+        if len(piece) <= self._longest_piece:
+            if len(self) >= self._limit:
+                self.clear()
+            self[piece] = ids
+        return ids
+
+
+def _merge_ranks(merges: list[tuple[bytes, bytes]], ids: dict[bytes, int]) -> dict[tuple[bytes, bytes], int]:
+    """Pair -> its place in the list of merges."""
+    for place, (left, right) in enumerate(merges):
+        if left + right not in ids:
+            raise UserError(f"merge {place} makes {left + right!r}, which vocab lacks; give both from one training")
+    return {pair: place for place, pair in reversed(list(enumerate(merges)))}
+
+
+def _special_ids(
+    tokens: Sequence[str] | Mapping[str, int], vocab: dict[int, bytes], ids: dict[bytes, int]
+) -> dict[str, int]:
+    """Special token -> id: as given, or that of its bytes in the vocabulary, or the next free one."""
+    if isinstance(tokens, str):
+        raise UserError(f"special_tokens is the string {tokens!r}; give a list of strings")
+    given = dict(tokens) if isinstance(tokens, Mapping) else {}
+    free = count(max([*vocab, *given.values()], default=-1) + 1)
+    owners: dict[int, bytes] = {}
+    special: dict[str, int] = {}
+    for token in dict.fromkeys(tokens):
+        data = token.encode("utf-8")
+        token_id = given.get(token, ids.get(data))
+        special[token] = next(free) if token_id is None else token_id
+        owner = owners.setdefault(special[token], vocab.get(special[token], data))
+        if owner != data:
+            raise UserError(f"special token {token!r} has the id {special[token]} of {owner!r}; give it another")
+    return special

@@ -1,0 +1,68 @@
+r"""Text that arrives in arbitrary strings, cut so that its ids are those of the whole.
+
+A string may end inside a special token, a contraction, a run of whitespace or a surrogate pair. So text is held
+back until nothing that follows can change how it is cut: a few characters of ordinary text, at worst one endless piece.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from llamita.tokenizer.patterns import Scanner
+from llamita.tokenizer.special import SpecialTokens
+
+BLOCK = 1 << 14
+"""Characters collected before a cut is tried. Larger blocks are faster, smaller ones give the first id earlier."""
+
+Cut = tuple[list[str], str | None]
+"""Pieces of ordinary text, and the special token after them, if one comes there."""
+
+
+def cut_stream(
+    strings: Iterable[str], scanner: Scanner, special: SpecialTokens, block: int | None = None
+) -> Iterator[Cut]:
+    """The cuts of the one text that `strings` make together; `block` defaults to `BLOCK`."""
+    parts: list[str] = []
+    size, needed = 0, block or BLOCK
+    for string in repair_stream(strings):
+        parts.append(string)
+        size += len(string)
+        if size >= needed:
+            settled, ordinary, held = special.settle("".join(parts))
+            for text, token in settled:
+                yield scanner.split(text), token
+            pieces, rest = scanner.split_stable(ordinary)
+            yield pieces, None
+            rest += held
+            # Waiting until the text has doubled keeps an endless piece from being scanned again for every string.
+            parts, size, needed = [rest], len(rest), max(block or BLOCK, 2 * len(rest))
+    for ordinary, token in special.split("".join(parts)):
+        yield scanner.split(ordinary), token
+
+
+def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tuple[str, str | None]]:
+    """The one text that `strings` make together as (ordinary text, special token after it), cut anywhere else as well."""
+    held = ""
+    for string in repair_stream(strings):
+        settled, ordinary, held = special.settle(held + string)
+        yield from settled
+        yield ordinary, None
+    yield from special.split(held)
+
+
+def repair_stream(strings: Iterable[str]) -> Iterator[str]:
+    """`repair` of the one text that `strings` make together: half a surrogate pair waits for the other half."""
+    held = ""
+    for string in strings:
+        text, held = held + string, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, held = text[:-1], text[-1]
+        yield repair(text)
+    yield repair(held)
+
+
+def repair(text: str) -> str:
+    """Valid Unicode, as tiktoken makes it: surrogate pairs joined, lone surrogates replaced by U+FFFD."""
+    try:
+        text.encode("utf-8")  # the fastest test there is
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
