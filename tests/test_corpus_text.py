@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llamita.corpus import DocumentList, TextFiles, join_documents, split_documents
 from llamita.errors import UserError
-from llamita.tokenizer.base import END_OF_TEXT
+from llamita.tokenizer import END_OF_TEXT
 
 
 def naive_documents(text: str) -> list[str]:

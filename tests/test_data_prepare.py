@@ -19,9 +19,8 @@ import pytest
 
 from llamita.corpus import DocumentList, TextFiles
 from llamita.data import TokenFile, prepare
-from llamita.data import prepare as prepare_function
 from llamita.errors import UserError
-from llamita.tokenizer.base import END_OF_TEXT
+from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, train_bpe
 
 
 class Utf8:
@@ -70,6 +69,23 @@ def test_the_files_hold_a_naive_encoding_and_its_counts(tmp_path, tokenizer):
         cut = zip(file.document_starts, file.document_ends, strict=True)
         assert [file.ids[start:stop].tolist() for start, stop in cut] == [naive_ids([text], end) for text in documents]
         file.verify()
+
+
+def trained_bpe() -> BPETokenizer:
+    return BPETokenizer(*train_bpe(DOCUMENTS, vocab_size=300, special_tokens=[END_OF_TEXT]), [END_OF_TEXT])
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer("".join(DOCUMENTS)), trained_bpe()], ids=["characters", "bpe"])
+@pytest.mark.parametrize("read_size", [1, 13, 1 << 20])
+def test_the_real_tokenizers_give_the_ids_of_the_whole_text(tmp_path, tokenizer, read_size):
+    text = tmp_path / "text.txt"
+    text.write_text(END_OF_TEXT.join(DOCUMENTS), newline="")
+    prepared = prepare(TextFiles(text, read_size=read_size), tokenizer, tmp_path / "cache")
+    for file, documents in ((prepared.train, DOCUMENTS[:21]), (prepared.validation, DOCUMENTS[21:])):
+        np.testing.assert_array_equal(
+            file.ids, tokenizer.encode_array("".join(text + END_OF_TEXT for text in documents))
+        )
+        assert file.part.bytes == len("".join(documents).encode())
 
 
 def test_the_manifest_names_text_and_tokenizer(tmp_path):
@@ -316,7 +332,7 @@ def test_a_damaged_file_is_refused(folder, name):
 def test_a_damaged_folder_is_not_taken_from_the_cache(folder):
     (folder / "val.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"val\.bin: damaged"):
-        prepare_function(DocumentList(DOCUMENTS, "x"), Utf8(), folder.parent)
+        prepare(DocumentList(DOCUMENTS, "x"), Utf8(), folder.parent)
 
 
 def test_a_damaged_manifest_is_refused(folder):

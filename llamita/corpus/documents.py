@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Protocol
 
-from llamita.tokenizer.base import END_OF_TEXT
+from llamita.tokenizer import END_OF_TEXT
 
 PIECE_SIZE = 1 << 20  # characters (or bytes that are read) in the largest piece
 

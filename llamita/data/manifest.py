@@ -12,7 +12,8 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Part:
-    """One token file. `bytes` are the UTF-8 bytes of its text, special tokens not counted."""
+    """One token file. `bytes` are the UTF-8 bytes of its text as the tokenizer's `byte_lengths` count them,
+    special tokens not at all."""
 
     size: int
     sha256: str

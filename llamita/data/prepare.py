@@ -15,7 +15,7 @@ from llamita.corpus import Corpus
 from llamita.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Part
 from llamita.data.token_file import TokenFile, TokenWriter
 from llamita.errors import UserError
-from llamita.tokenizer.base import END_OF_TEXT, Tokenizer
+from llamita.tokenizer import END_OF_TEXT, Tokenizer
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +54,8 @@ def prepare(
     Each document is followed by the end token if the tokenizer has one. The validation part is all of
     `validation_corpus`, or else the last share of the documents of `corpus` (one at least), or of the characters
     where there is a single document. The folder is complete or absent, and its name is a hash of text, split and
-    tokenizer. The memory needed does not grow with the text, which is read three times: to name, to count, to encode.
+    tokenizer. The memory needed does not grow with the text, which is read four times: to name the folder, to count, to
+    encode, and to see that it is still the same.
 
     Args:
         corpus: the text; with a `validation_corpus`, all of it is for training.
@@ -70,7 +71,7 @@ def prepare(
     if not 0 < validation_share < 1:
         raise UserError(f"the share of the text for validation is {validation_share}; it must be between 0 and 1")
     source = corpus.fingerprint()
-    validation = validation_corpus.fingerprint() if validation_corpus else None
+    validation = None if validation_corpus is None else validation_corpus.fingerprint()
     folder = prepared_folder(cache, source, validation or validation_share, tokenizer.fingerprint)
     if not (folder / MANIFEST_NAME).exists():
         parts = _split(corpus, validation_corpus, validation_share, progress)

@@ -15,7 +15,7 @@ import numpy as np
 
 from llamita.data.manifest import Manifest, Part, how_to_repair
 from llamita.errors import UserError
-from llamita.tokenizer.base import Tokenizer
+from llamita.tokenizer import Tokenizer
 
 CHUNK = 1 << 16  # tokens in memory at once while writing
 _OFFSET = np.dtype("<i8")  # signed: numpy makes floats of uint64 added to int64
