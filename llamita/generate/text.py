@@ -1,0 +1,68 @@
+"""Generation from text to text."""
+
+from collections.abc import Iterator, Sequence
+
+from llamita.config import GenerationConfig
+from llamita.errors import UserError
+from llamita.generate.engine import generate_ids
+from llamita.model import Llama
+from llamita.tokenizer import Tokenizer
+
+
+def generate(
+    model: Llama,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """The text that the model writes behind `prompt` (which is not repeated), up to its end token.
+
+    An empty prompt starts a new document. Raises `UserError` for settings out of range.
+    """
+    config = GenerationConfig(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    return "".join(stream(model, tokenizer, prompt, config))
+
+
+def stream(model: Llama, tokenizer: Tokenizer, prompt: str, config: GenerationConfig) -> Iterator[str]:
+    """The same as it is written, in pieces that end at whole characters."""
+    ids: list[int] = []
+    said = 0
+    for (token,) in generate_ids(model, [prompt_ids(tokenizer, prompt)], config, tokenizer.end_id):
+        if token is None or token == tokenizer.end_id:
+            break
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        whole = len(text.rstrip("\ufffd"))  # the last character may still lack bytes
+        if whole > said:
+            yield text[said:whole]
+            said = whole
+    if rest := tokenizer.decode(ids)[said:]:
+        yield rest
+
+
+def generate_many(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig) -> list[str]:
+    """The continuations of several prompts, computed together."""
+    texts: list[list[int]] = [[] for _ in prompts]
+    for step in generate_ids(model, [prompt_ids(tokenizer, p) for p in prompts], config, tokenizer.end_id):
+        for text, token in zip(texts, step, strict=True):
+            if token is not None and token != tokenizer.end_id:
+                text.append(token)
+    return [tokenizer.decode(text) for text in texts]
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids to continue. A document starts behind an end token, in training as here, and an empty prompt too.
+
+    Raises `UserError` for an empty prompt where the tokenizer has no end token.
+    """
+    start = [] if tokenizer.end_id is None else [tokenizer.end_id]
+    ids = start + tokenizer.encode(prompt)
+    if not ids:
+        raise UserError("the prompt is empty, and this tokenizer has no end token to start from: write a first word")
+    return ids
