@@ -83,7 +83,7 @@ HELPING = {
         "{hero.He} looked {spot=place.spots} and found only {junk=junk}.",
         "{hero.He} looked {spot=place.spots}, but there was only {junk=junk}.",
         "{hero.He} searched {spot=place.spots}. What did {hero.he} find? Just {junk=junk}!",
-        "{spot.Text=place.spots} there was nothing but {junk=junk}.",
+        "There was nothing {spot=place.spots} but {junk=junk}.",
     ),
     "thanks": Rule(
         "filler",

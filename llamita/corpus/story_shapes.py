@@ -112,7 +112,7 @@ SHAPES: dict[str, Shape] = {
         "away": (
             "Whoosh! The {fort} took them {land.to=lands}.",
             "They shut their eyes, and the {fort} flew {land.to=lands}.",
-            "{number.Text=numbers} minutes later, they had come {land.to=lands}.",
+            "After {number=numbers} minutes, they had come {land.to=lands}.",
         ),
         "meet": (
             "There they met {stranger.a=strangers} with {tint.a=colours} beard.",

@@ -31,7 +31,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "what": (
             '"What is in it?" asked {friend}. "Just {first}, {second}, and {third}," said {hero}.',
             '"I smell {first}, {second}, and {third}," said {friend}.',
-            '"{first.Text}, {second}, and {third}? In one cake?" asked {friend}.',
+            '"Who puts {first}, {second}, and {third} in one cake?" asked {friend}.',
         ),
         "taste": (
             "{friend.He} took a small bite, and then a big one.",
@@ -51,7 +51,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "{hero.He} covered it with the {colour} {keep} to keep it warm.",
         ),
         "wait": (
-            "{number.Text=numbers} days went by, and nothing happened.",
+            "For {number=numbers} days, nothing happened.",
             "{hero.He} waited {number=numbers} days.",
             "It slept for {number=numbers} days.",
         ),
@@ -94,7 +94,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "noise": (
             "Something {spot=house_spots} went {noise=noises}, {noise}.",
             "There was a noise {spot=house_spots}: {noise=noises}, {noise}.",
-            '"{noise.Text=noises}, {noise}," said something {spot=house_spots}.',
+            "What was that {spot=house_spots}? It went {noise=noises}, {noise}.",
         ),
         "count": (
             "{hero.He} held the {colour} {keep} tight and counted to {number=numbers}.",
@@ -135,7 +135,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "sea": (
             "Far out, {hero.he} saw {number=numbers} {sea=sea_animals} {deed=sea_deeds}.",
-            "What did {hero.he} see? {number.Text=numbers} {sea=sea_animals} {deed=sea_deeds}!",
+            "What did {hero.he} see? There were {number=numbers} {sea=sea_animals} {deed=sea_deeds}!",
             "There, in the waves, were {number=numbers} {sea=sea_animals} {deed=sea_deeds}.",
         ),
         "storm": (
@@ -238,7 +238,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "promise": (
             '"I will get them before dark, I promise," <said: who=hero>.',
             '"I promise to bring them," <said: who=hero>.',
-            '"{number.Text} {goods}, I promise!" <said: who=hero>.',
+            '"I will bring {number} {goods}, I promise," <said: who=hero>.',
         ),
         "way": (
             "{hero.He} {move=moves} {place.to=places}, where there were plenty of them.",
@@ -247,7 +247,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "tempted": (
             "But {place.at} there was {fun=fun}!",
-            "But what was that? {fun.Text=fun}!",
+            "But what was that? It was {fun=fun}!",
             '"Stay," called {friend=names}. "There is {fun=fun} today!"',
         ),
         "but": (
@@ -295,7 +295,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "whoosh": ("Whoosh!", "Boom!", "Bing!", "Zap!"),
         "where": (
             "The roofs were full of {food}, and the beds were full of {food}.",
-            "{food.Text} fell from the sky for {number=numbers} hours.",
+            "For {number=numbers} hours, {food} fell from the sky.",
             "The {colour} {keep} was full of {food}.",
         ),
         "too much": (
@@ -427,7 +427,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "race": (
             "{friend} was so surprised that {friend.he} fell into {mess}.",
-            "{mess.Text} looked {glad=glads} too.",
+            "Even {mess} looked {glad=glads}.",
             "Now {hero} and {friend} {skill} together every {later=times}.",
         ),
     },
