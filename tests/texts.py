@@ -34,8 +34,9 @@ def read_text(name: str) -> str:
 
 SNIPPETS = (
     # words, contractions in every case (ſ and the Kelvin sign fold into s and k), numbers
-    "the", "Hello", "don't", "WE'LL", "'s", "'S", "'ſ", "'re", "'Re", "'rE", "'ve", "'l", "'ll", "'lL", "'d", "'M", "''t",
-    "'", "K", "\u212a", "é", "e\u0301", "ß", "ǅ", "ª", "1", "12", "1234", "½", "Ⅷ", "٣", "一二三", "日本語", "한국어",
+    "the", "Hello",
+    "don't", "WE'LL", "'s", "'S", "'ſ", "'re", "'Re", "'rE", "'ve", "'l", "'ll", "'lL", "'d", "'M", "''t", "'",
+    "K", "\u212a", "é", "e\u0301", "ß", "ǅ", "ª", "1", "12", "1234", "½", "Ⅷ", "٣", "一二三", "日本語", "한국어",
     "हिन्दी", "שלום",
     # whitespace, exotic and in runs
     " ", "  ", "   ", "\n", "\n\n", "\r\n", "\r", "\t", " \n", "\n ", " \r\n ", "\u00a0", "\u2003", "\u3000", "\u2028",

@@ -76,7 +76,7 @@ class BPETokenizer(Tokenizer):
         return self._scanner.pattern
 
     def _keep_special_from_text(self) -> None:
-        """Forget special tokens as ordinary ones, so that text never becomes them, unless merges make the same bytes."""
+        """Forget special tokens as ordinary ones, so that text never becomes them (but merges may make them)."""
         made = {left + right for left, right in self._merge_ranks}
         for token in map(str.encode, self.special_tokens):
             if len(token) > 1 and token not in made:

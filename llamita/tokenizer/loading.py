@@ -67,7 +67,7 @@ def _read_json(file: Path) -> Tokenizer:
 def _bpe(file: Path, content: dict[str, Any]) -> BPETokenizer:
     model, special = content["model"], {token["content"]: token["id"] for token in content.get("added_tokens") or []}
     _refuse_extras(file, content)
-    # A special token stands in the vocabulary as it is, not spelled in bytes. Where both look the same, it may be either.
+    # A special token stands in the vocabulary as it is, not spelled in bytes. Where both look alike, it may be either.
     ordinary = {t: i for t, i in model["vocab"].items() if t not in special or t == spell(t.encode("utf-8"))}
     vocab = {token_id: unspell(token) for token, token_id in ordinary.items()}
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
@@ -114,7 +114,7 @@ def _characters(file: Path, content: dict[str, Any]) -> CharTokenizer:
     """A file that `CharTokenizer.save` wrote; a vocabulary of words, or in another order, is refused."""
     tokenizer = CharTokenizer(token for token in content["model"]["vocab"] if token not in (UNKNOWN, END_OF_TEXT))
     if tokenizer.to_json() != content:
-        raise UserError(f"{file}: a WordLevel model that CharTokenizer didn't write can't be read; train a CharTokenizer")
+        raise UserError(f"{file}: not a WordLevel model that CharTokenizer wrote; train a CharTokenizer")
     return tokenizer
 
 

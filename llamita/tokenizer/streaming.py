@@ -39,7 +39,7 @@ def cut_stream(
 
 
 def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tuple[str, str | None]]:
-    """The one text that `strings` make together as (ordinary text, special token after it), cut anywhere else as well."""
+    """The one text that `strings` make together as (ordinary text, special token after it), else cut anywhere."""
     held = ""
     for string in repair_stream(strings):
         settled, ordinary, held = special.settle(held + string)

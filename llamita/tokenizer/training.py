@@ -49,7 +49,7 @@ def train_bpe(
     wanted = vocab_size - 256 - len(special)
     if wanted < 0:
         least = 256 + len(special)
-        raise UserError(f"vocab_size {vocab_size} is too small for 256 bytes and the special tokens; give at least {least}")
+        raise UserError(f"vocab_size {vocab_size} is too small for the bytes and special tokens; give at least {least}")
     if tie_break not in ("bytes", "id"):
         raise UserError(f"tie_break {tie_break!r} is not known; choose bytes or id")
     pieces = count_pieces(paths_or_documents, special, pattern)
