@@ -1,6 +1,7 @@
-"""Where text comes from: local files and lists of documents."""
+"""Where text comes from: local files, lists of documents, and the built-in stories."""
 
 from llamita.corpus.documents import Corpus, DocumentList, join_documents, split_documents
+from llamita.corpus.story_corpus import StoryCorpus
 from llamita.corpus.text import TextFiles
 
-__all__ = ["Corpus", "DocumentList", "TextFiles", "join_documents", "split_documents"]
+__all__ = ["Corpus", "DocumentList", "StoryCorpus", "TextFiles", "join_documents", "split_documents"]

@@ -1,5 +1,6 @@
 """Token files on disk, the order of training, and the batches that come of both."""
 
+from llamita.data.dataset import Dataset, open_dataset, prepare_data
 from llamita.data.manifest import Manifest, Part
 from llamita.data.order import BatchOrder, permute
 from llamita.data.prepare import Prepared, prepare, prepared_folder
@@ -10,6 +11,7 @@ __all__ = [
     "IGNORED",
     "Batch",
     "BatchOrder",
+    "Dataset",
     "DocumentWindows",
     "Manifest",
     "Part",
@@ -17,8 +19,10 @@ __all__ = [
     "StreamWindows",
     "TokenFile",
     "Windows",
+    "open_dataset",
     "permute",
     "prepare",
+    "prepare_data",
     "prepared_folder",
     "random_batch",
 ]
