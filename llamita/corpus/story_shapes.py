@@ -20,7 +20,7 @@ SHAPES: dict[str, Shape] = {
         "course": (
             "<outing> <brought> <gone> <low: who=hero> <search>",
             "<helper> <helper asks> <answer> <found> <happy: who=hero> <thanks>",
-            "<learned> <kindness>",
+            "<learned> <lesson>",
         ),
         "brought": (
             "{hero.He} took along {tint.a=colours} {toy=toys}.",
@@ -44,12 +44,18 @@ SHAPES: dict[str, Shape] = {
             "There, {nook=place.spots}, lay the {tint} {toy}! The {helper} had smelled it.",
             "The {helper} ran off and found the {tint} {toy} {nook=place.spots}.",
         ),
+        "lesson": (
+            "it costs nothing to be kind.",
+            "even a small friend can be a big help.",
+            "it is fine to ask for help.",
+            "two noses find more than one.",
+        ),
     },
     "a gift": {
         "course": (
             "<day> {hero} remembered that it was the birthday of {friend=names}. <no money> <junk> <made> <wrapped>",
             "<party> <opened> <reason> <happy: who=friend>",
-            "<learned> <sharing>",
+            "<learned> <lesson>",
         ),
         "no money": (
             "{hero.He} had no money at all.",
@@ -87,12 +93,18 @@ SHAPES: dict[str, Shape] = {
             '"I made it from {junk} and {part}," said {hero}.',
             "Nobody could see that it was only {junk} and {part}.",
         ),
+        "lesson": (
+            "the best presents cannot be bought.",
+            "giving is as much fun as getting.",
+            "junk is treasure with some glue on it.",
+            "a present is mostly love and a little string.",
+        ),
     },
     "a rainy day": {
         "course": (
             "<rain> {hero} and {friend=names} were stuck inside. <low: who=friend> <idea> <build>",
             "<away> <meet> <eat> <sun>",
-            "<learned> <friendship>",
+            "<learned> <lesson>",
         ),
         "rain": (
             "It rained and rained all {time=times}.",
@@ -126,14 +138,21 @@ SHAPES: dict[str, Shape] = {
         ),
         "sun": (
             "When the sun came out, nobody saw it. They were still {land.at} with the {stranger}.",
-            "Then the sun came out, but the {stranger} and the {fort} were much better.",
+            "Then the sun came out, but nobody wanted to leave the {stranger}.",
             "At last the rain stopped, and the {fort} was only {bit} and {top} again.",
+        ),
+        "lesson": (
+            "rain is only weather, and a friend is the sun.",
+            "everything is funnier with a friend.",
+            "the best trips need no shoes.",
+            "you can go far with {bit} and {top}.",
         ),
     },
     "a race": {
         "course": (
-            "<outing> {friend=names} was there too. <boast> <prize> <start> <fall> <help> <together> <judge>",
-            "They shared the {food} and laughed about {mess}. <learned> <friendship>",
+            "<outing> {friend=names} was there too. <boast> <prize> <start> <fall>",
+            "<help> <together> <judge> They shared the {food} and laughed about {mess}.",
+            "<learned> <lesson>",
         ),
         "boast": (
             '"I am faster than you," <said: who=friend>.',
@@ -170,12 +189,18 @@ SHAPES: dict[str, Shape] = {
             '"You won," said {friend}. "No, you," said {hero}.',
             '"Next time I will fall, and you help," <said: who=hero>.',
         ),
+        "lesson": (
+            "it is no fun to win alone.",
+            "a friend is the best prize of all.",
+            "the last ones have the best stories.",
+            "{food} tastes better when nobody has won it.",
+        ),
     },
     "a sad friend": {
         "course": (
             "<outing> There sat {friend=names}. <low: who=friend> <ask> <trouble> <joke> <trick> <keepsake trick>",
             "<laugh> <again>",
-            "<learned> <kindness>",
+            "<learned> <lesson>",
         ),
         "ask": (
             '"What is wrong?" asked {hero}.',
@@ -211,6 +236,104 @@ SHAPES: dict[str, Shape] = {
             '"Now tell me the one about the {animal} again," said {friend}.',
             '"And what did the {animal} say?" asked {friend}.',
             '"I just got the joke about the {animal}!" <said: who=friend>.',
+        ),
+        "lesson": (
+            "some jokes need a little time.",
+            "it is hard to be {low} with two.",
+            "a silly friend is a good friend.",
+            "kind words come back, and so do jokes.",
+        ),
+    },
+    "a cake": {
+        "course": (
+            "<day> {hero} wanted to bake a cake for {friend=names}. <found> <bowl> <oven>",
+            "<guest> <what> <taste> <happy: who=friend>",
+            "<learned> <lesson>",
+        ),
+        "found": (
+            "In the kitchen {hero.he} found {first=ingredients}, {second=ingredients}, and {third=ingredients}.",
+            "All {hero.he} could find was {first=ingredients}, {second=ingredients}, and {third=ingredients}.",
+            '"You need {first=ingredients}, {second=ingredients}, and {third=ingredients}," said the cookbook.',
+        ),
+        "bowl": (
+            "In went the {first}, then the {second}, and then the {third}.",
+            "{hero.He} mixed the {first} with the {second}, and the {colour} {keep} fell in too.",
+            "{hero.He} stirred the {first} and the {second}, and put the {third} on top.",
+        ),
+        "oven": (
+            "The cake grew as big as a {big=bigs}.",
+            "In the oven it began to hum.",
+            "It came out as flat as a plate.",
+            "Soon the whole street smelled of {third}.",
+        ),
+        "guest": (
+            "At noon, {friend} knocked on the door.",
+            "{friend} came in with {size.a=sizes} {helper=animals}.",
+            "Then {friend} looked in at the window.",
+        ),
+        "what": (
+            '"What is in it?" asked {friend}. "Just {first}, {second}, and {third}," said {hero}.',
+            '"I smell {first}, {second}, and {third}," said {friend}.',
+            '"Who puts {first}, {second}, and {third} in one cake?" asked {friend}.',
+        ),
+        "taste": (
+            "{friend.He} took a small bite, and then a big one.",
+            "{friend.He} ate {number=numbers} slices.",
+            "They ate it all up, down to the last crumb.",
+        ),
+        "lesson": (
+            "things taste better when you share them.",
+            "there is always room for one more.",
+            "half a cake with a friend beats a whole one alone.",
+            "you should never say no to {third}.",
+        ),
+    },
+    "a garden": {
+        "course": (
+            "<day> {hero} put a seed into the ground. <care> <wait> <grew>",
+            "<pull> <visitor> <friend comes> <pop> <feast>",
+            "<learned> <lesson>",
+        ),
+        "care": (
+            "Every day {hero.he} gave it water and sang to it.",
+            "Every day {hero.he} read it a story.",
+            "{hero.He} covered it with the {colour} {keep} to keep it warm.",
+        ),
+        "wait": (
+            "For {number=numbers} days, nothing happened.",
+            "{hero.He} waited {number=numbers} days.",
+            "It slept for {number=numbers} days.",
+        ),
+        "grew": (
+            "Then {crop.a=crops} came up, as big as a {big=bigs}.",
+            "Then it grew and grew into {crop.a=crops} the size of a {big=bigs}.",
+            "And what came up? {crop.A=crops} as big as a {big=bigs}!",
+        ),
+        "pull": (
+            "{hero} pulled, but the {crop} did not move.",
+            "{hero} pulled and pulled. The {crop} stayed where it was.",
+            '"Come out, {crop}!" <said: who=hero>. It would not.',
+        ),
+        "friend comes": (
+            "{friend=names} came too, and they all pulled.",
+            "{hero} pulled, {friend=names} pulled, and the {helper} pulled.",
+            "The {helper} pulled {hero}, and {friend=names} pulled the {helper}.",
+        ),
+        "pop": (
+            "Pop! Out came the {crop}, and they all fell over.",
+            "Plop! The {crop} flew over the roof.",
+            "With a loud bang, the {crop} rolled into the street.",
+        ),
+        "feast": (
+            "{hero}, {friend} and the {helper} ate {crop} for {number} days.",
+            "There was {crop} soup for the whole street, for {number} days.",
+            "After {number} days of waiting, they had {number} days of {crop} pie.",
+        ),
+        "lesson": (
+            "good things take time.",
+            "a small seed can hold a big surprise.",
+            "many hands make light work.",
+            "you cannot hurry {crop.a}.",
         ),
     },
 }

@@ -1,91 +1,11 @@
 """More shapes of the built-in stories, written as `story_shapes.py` explains."""
 
 MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
-    "a cake": {
-        "course": (
-            "<day> {hero} wanted to bake a cake for {friend=names}. <found> <bowl> <oven>",
-            "<guest> <what> <taste> <happy: who=friend>",
-            "<learned> <sharing>",
-        ),
-        "found": (
-            "In the kitchen {hero.he} found {first=ingredients}, {second=ingredients}, and {third=ingredients}.",
-            "All {hero.he} could find was {first=ingredients}, {second=ingredients}, and {third=ingredients}.",
-            '"You need {first=ingredients}, {second=ingredients}, and {third=ingredients}," said the cookbook.',
-        ),
-        "bowl": (
-            "In went the {first}, then the {second}, and then the {third}.",
-            "{hero.He} mixed the {first} with the {second}, and the {colour} {keep} fell in too.",
-            "{hero.He} stirred the {first} and the {second}, and put the {third} on top.",
-        ),
-        "oven": (
-            "The cake grew as big as a {big=bigs}.",
-            "In the oven it began to hum.",
-            "It came out as flat as a plate.",
-            "Soon the whole street smelled of {third}.",
-        ),
-        "guest": (
-            "At noon, {friend} knocked on the door.",
-            "{friend} came in with {size.a=sizes} {helper=animals}.",
-            "Then {friend} looked in at the window.",
-        ),
-        "what": (
-            '"What is in it?" asked {friend}. "Just {first}, {second}, and {third}," said {hero}.',
-            '"I smell {first}, {second}, and {third}," said {friend}.',
-            '"Who puts {first}, {second}, and {third} in one cake?" asked {friend}.',
-        ),
-        "taste": (
-            "{friend.He} took a small bite, and then a big one.",
-            "{friend.He} ate {number=numbers} slices.",
-            "They ate it all up, down to the last crumb.",
-        ),
-    },
-    "a garden": {
-        "course": (
-            "<day> {hero} put a seed into the ground. <care> <wait> <grew>",
-            "<pull> <visitor> <friend comes> <pop> <feast>",
-            "<learned> <patience>",
-        ),
-        "care": (
-            "Every day {hero.he} gave it water and sang to it.",
-            "Every day {hero.he} read it a story.",
-            "{hero.He} covered it with the {colour} {keep} to keep it warm.",
-        ),
-        "wait": (
-            "For {number=numbers} days, nothing happened.",
-            "{hero.He} waited {number=numbers} days.",
-            "It slept for {number=numbers} days.",
-        ),
-        "grew": (
-            "Then {crop.a=crops} came up, as big as a {big=bigs}.",
-            "Then it grew and grew into {crop.a=crops} the size of a {big=bigs}.",
-            "And what came up? {crop.A=crops} as big as a {big=bigs}!",
-        ),
-        "pull": (
-            "{hero} pulled, but the {crop} did not move.",
-            "{hero} pulled and pulled. The {crop} stayed where it was.",
-            '"Come out, {crop}!" <said: who=hero>. It would not.',
-        ),
-        "friend comes": (
-            "{friend=names} came too, and they all pulled.",
-            "{hero} pulled, {friend=names} pulled, and the {helper} pulled.",
-            "The {helper} pulled {hero}, and {friend=names} pulled the {helper}.",
-        ),
-        "pop": (
-            "Pop! Out came the {crop}, and they all fell over.",
-            "Plop! The {crop} flew over the roof.",
-            "With a loud bang, the {crop} rolled into the street.",
-        ),
-        "feast": (
-            "{hero}, {friend} and the {helper} ate {crop} for {number} days.",
-            "There was {crop} soup for the whole street, for {number} days.",
-            "After {number} days of waiting, they had {number} days of {crop} pie.",
-        ),
-    },
     "a noise in the night": {
         "course": (
-            "<night> {hero} could not sleep. <noise> <low: who=hero> <count> <look>",
+            "<night> {hero} could not sleep. <noise> <scared> <count> <look>",
             "<excuse> <snack> <after>",
-            "<learned> <courage>",
+            "<learned> <lesson>",
         ),
         "night": (
             "One {weather=weathers} {time=nights},",
@@ -95,6 +15,11 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "Something {spot=house_spots} went {noise=noises}, {noise}.",
             "There was a noise {spot=house_spots}: {noise=noises}, {noise}.",
             "What was that {spot=house_spots}? It went {noise=noises}, {noise}.",
+        ),
+        "scared": (
+            "{hero} was {fear=fears}.",
+            "{hero} had never been so {fear=fears}.",
+            "Even brave children would be {fear=fears}.",
         ),
         "count": (
             "{hero.He} held the {colour} {keep} tight and counted to {number=numbers}.",
@@ -121,12 +46,18 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "The {helper} still lives {spot}, and it still goes {noise}, {noise}.",
             "When {hero} hears it now, {hero.he} says {noise}, {noise} right back.",
         ),
+        "lesson": (
+            "most monsters only want company.",
+            "the dark is only the day with its eyes closed.",
+            "being brave is being {fear} and looking anyway.",
+            "a noise is often just {helper.a}.",
+        ),
     },
     "a boat trip": {
         "course": (
             "<day> {hero} went to sea in {vessel.a=vessels}. <captain> <sea> <storm> <saved>",
             "<told> <doubt> <proof>",
-            "<learned> <courage>",
+            "<learned> <lesson>",
         ),
         "captain": (
             '"I am the captain," <said: who=hero>.',
@@ -163,13 +94,19 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "Just then {number} {sea} came by, {deed}, and {friend} fell into the sea.",
             "But the next day a card came, from {number} {sea}.",
         ),
+        "lesson": (
+            "small people can have big adventures.",
+            "a true story can sound like a fib.",
+            "the sea is full of friends.",
+            "every captain needs {colour.a} {keep}.",
+        ),
     },
     "a lost pet": {
         "course": (
             "{hero} also had {tint.a=colours} {pet=pets} named {pet_name=pet_names}. <day> the {pet} was gone. <low: "
             "who=hero> <ask>",
             "<clue> <trail> <found> <happy: who=hero>",
-            "<learned> <kindness>",
+            "<learned> <lesson>",
         ),
         "ask": (
             '"Have you seen {tint.a} {pet}?" {hero.he} asked the {person=people}.',
@@ -191,12 +128,18 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "There was {pet_name}, asleep {nook=place.spots}.",
             'Something {nook=place.spots} went burp. "{pet_name}!" cried {hero}.',
         ),
+        "lesson": (
+            "home is where somebody looks for you.",
+            "if you want to find a friend, you follow the {food}.",
+            "nobody gets lost on a full belly.",
+            "{pet.a} always knows what it wants.",
+        ),
     },
     "a new child": {
         "course": (
             "<day> a new child named {friend=names} came to school. <alone> <low: who=friend> <lunch> <likes>",
             "<secret> <show> <all> <happy: who=friend>",
-            "<learned> <friendship>",
+            "<learned> <lesson>",
         ),
         "alone": (
             "{friend.He} sat in the corner with {friend.his} {tint=colours} {toy=toys}.",
@@ -206,7 +149,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "lunch": (
             "At lunch {hero} sat down beside {friend.him} with some {food=foods}.",
             "{hero} gave {friend.him} half of {hero.his} {food=foods}.",
-            '"Do you want some {food=foods}?" <asked: who=hero>.',
+            '"Do you want some {food=foods}?" asked {hero}.',
         ),
         "likes": (
             '"I love {food}," said {friend}.',
@@ -228,12 +171,18 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "By {later=times}, everyone could {skill}, even the teacher.",
             "{hero} tried to {skill} too, and broke a chair.",
         ),
+        "lesson": (
+            "a new friend is only one hello away.",
+            "quiet people have the best secrets.",
+            "friends make every day a holiday.",
+            "it all begins with some {food}.",
+        ),
     },
     "a promise": {
         "course": (
             "<day> the {parent=parents} of {hero} needed {number=numbers} {goods=goods}. <promise> <way>",
             "<tempted> <but> <back> <thanked> <hug>",
-            "<learned> <truth>",
+            "<learned> <lesson>",
         ),
         "promise": (
             '"I will get them before dark, I promise," <said: who=hero>.',
@@ -270,12 +219,18 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             '"Now we can go and see {fun}," said the {parent}.',
             "Nobody knows what the {parent} did with {parent.his} {goods}.",
         ),
+        "lesson": (
+            "a promise is a promise.",
+            "keeping your word is better than {fun}.",
+            "honest feet find the way home.",
+            "{number} {goods} can make somebody very happy.",
+        ),
     },
     "a magic wish": {
         "course": (
             "<outing> <find> <speaks> <wish> <whoosh>",
             "<where> <too much> <helper> <eats> <put back>",
-            "<learned> <sharing>",
+            "<learned> <lesson>",
         ),
         "find": (
             "{hero.He} looked {spot=place.spots} and found {tint.a=colours} {magic=magics}.",
@@ -290,7 +245,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "wish": (
             '"I wish for {food=foods}, as much as I can see," <said: who=hero>.',
             '"I want a mountain of {food=foods}," <said: who=hero>.',
-            '"Could it rain {food=foods}?" <asked: who=hero>.',
+            '"Could it rain {food=foods}?" asked {hero}.',
         ),
         "whoosh": ("Whoosh!", "Boom!", "Bing!", "Zap!"),
         "where": (
@@ -313,12 +268,18 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "The {tint} {magic} is {spot} again, so be careful.",
             '"Next time, wish for less," said the {tint} {magic}.',
         ),
+        "lesson": (
+            "enough is better than too much.",
+            "there is no such thing as a small mountain of {food}.",
+            "it is wise to wish for less.",
+            "a wish is best when you share it.",
+        ),
     },
     "a broken thing": {
         "course": (
             "<day> {hero} played in the house with {tint.a=colours} {toy=toys}. <crash> <hid>",
             "<dinner> <low: who=hero> <confess> <forgiven> <glue>",
-            "<learned> <truth>",
+            "<learned> <lesson>",
         ),
         "crash": (
             "Crash! The {fragile=fragiles} of {hero.his} {parent=parents} fell down.",
@@ -350,13 +311,19 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "With glue, the {number} pieces became {thing.a=fragiles}.",
             "They glued the {fragile} together, and only the {colour} {keep} got stuck.",
         ),
+        "lesson": (
+            "the truth is lighter to carry than a lie.",
+            "honest words make a happy home.",
+            "it is never too late to say sorry.",
+            "a bad day can be glued, just like {fragile.a}.",
+        ),
     },
     "an errand": {
         "course": (
             "<day> {hero.his} {parent=parents} sent {hero} {place.to=places} for {first=foods}, {second=foods}, and "
             "{third=foods}. <sang> <sight> <forgot>",
             "<was it> <remember> <asked for> <home>",
-            "<learned> <patience>",
+            "<learned> <lesson>",
         ),
         "sang": (
             'All the way {hero.he} sang: "I need {first}, {second}, and {third}!"',
@@ -381,7 +348,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "remember": (
             "Then {hero.he} scratched {hero.his} head with the {colour} {keep}, and it came back.",
             'Luckily {size.a=sizes} {helper=place.animals} had heard {hero.him}. "{helper.sound}! It was {first}!"',
-            "{hero} went back to where {hero.he} had seen {sight}, and there it was again.",
+            "{hero} took one more look at {sight}, and suddenly {hero.he} knew.",
         ),
         "asked for": (
             '"I need {first}, {second}, and {third}, please," <said: who=hero>.',
@@ -393,12 +360,18 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "The {parent} cooked it all in one pot, and it tasted of {first}.",
             '"Well done," said the {parent}. "And you also saw {sight}?"',
         ),
+        "lesson": (
+            "a song helps you to remember.",
+            "two ears hear more than one head can hold.",
+            "it is fine to forget if you try again.",
+            "you should not look at {sight} when you go shopping.",
+        ),
     },
     "a hard thing": {
         "course": (
             "<day> {hero} wanted to {skill=skills}. <fell> <again> <low: who=hero>",
             "<friend says> <practice> <at last> <happy: who=hero> <race>",
-            "<learned> <patience>",
+            "<learned> <lesson>",
         ),
         "fell": (
             "{hero.He} tried once and fell into {mess=messes}.",
@@ -407,7 +380,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "again": (
             "{hero.He} tried again and landed on {size.a=sizes} {helper=animals}.",
-            "The next time, {hero.he} lost {hero.his} {colour} {keep}.",
+            "The next time, {hero.he} fell over {hero.his} {colour} {keep}.",
             "The second time, {mess} was already waiting.",
         ),
         "friend says": (
@@ -429,6 +402,12 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
             "{friend} was so surprised that {friend.he} fell into {mess}.",
             "Even {mess} looked {glad=glads}.",
             "Now {hero} and {friend} {skill} together every {later=times}.",
+        ),
+        "lesson": (
+            "nobody is good at everything on the first day.",
+            "falling down is half of learning.",
+            "slow feet get there too.",
+            "{mess} is softer than it looks.",
         ),
     },
 }

@@ -130,7 +130,7 @@ TABLES: dict[str, Table] = {
         """an old boot | a wet sandal | a rusty key | a bent fork | an empty can | a broken clock | a long string
         | a paper bag | a lost glove | a flat tire | half a broom | one wheel | a moldy cheese | a loose spring""",
     ),
-    "wraps": words("wrapping", "leaves newspaper curtain pillowcase map silk blanket tinfoil"),
+    "wraps": words("wrapping", "leaves | newspaper | tinfoil | silk | straw | cotton | moss | old socks"),
     "forts": words("fort", "fort castle rocket cave ship train tent submarine"),
     "bits": words("building stuff", "chairs boxes cushions blankets books umbrellas mattresses brooms towels"),
     "vessels": words("vessel", "bathtub barrel raft shoebox rowboat basket wardrobe cradle canoe walnut"),
@@ -192,6 +192,7 @@ TABLES: dict[str, Table] = {
         | danced with a broom | saluted a sheep | walked like a king | wiggled both ears | bowed to a bush""",
     ),
     # How it feels
-    "lows": words("feeling", "sad worried upset lonely gloomy glum unhappy blue"),
+    "lows": words("feeling", "sad worried upset gloomy glum unhappy grumpy miserable"),
+    "fears": words("feeling", "scared afraid nervous frightened alarmed"),
     "glads": words("feeling", "happy glad proud cheerful merry jolly pleased delighted"),
 }
