@@ -2,7 +2,8 @@
 
 Split patterns are written with \\p{L}, \\p{N}, \\s and (?i:...), and what those mean depends on who reads them: the
 Python packages `regex` and `unicodedata` follow other versions of Unicode than tiktoken does (17,144 code points
-differ for \\p{L} alone). Vocabularies are published together with tiktoken, so tiktoken decides, and llamita pins its answer.
+differ for \\p{L} alone). Vocabularies are published together with tiktoken, so tiktoken decides, and llamita pins its
+answer.
 
 How the probe works: tiktoken encodes what its pattern matches and silently drops everything between the matches. So an
 encoding whose only tokens are the 256 bytes, with the class itself as its pattern, given a text of every code point,

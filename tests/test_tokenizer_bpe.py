@@ -10,13 +10,13 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import development_text, nasty_strings, read_text
+from texts import development_text, nasty_strings, read_text, tight_strings
 
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, load_tokenizer, streaming, train_bpe
 from llamita.tokenizer.bpe import PieceCache
 from llamita.tokenizer.merge import NEVER, merge, merge_long, merge_short
-from llamita.tokenizer.patterns import PUBLISHED
+from llamita.tokenizer.patterns import PUBLISHED, Scanner
 
 PATTERNS = list(PUBLISHED)
 SPECIAL = [END_OF_TEXT, "<|end|>", "<|end|>of", "<é  x>"]
@@ -91,6 +91,15 @@ def test_a_development_text_gives_the_ids_of_tiktoken(pattern):
     assert ours.encode(text) == theirs(pattern, ranks_of(pattern), {}).encode_ordinary(text)
 
 
+def test_ranks_that_no_merges_lead_to_give_the_ids_of_tiktoken():
+    words = [b"abc", b"bc", b" abcd", b"abcdab", b"\n\n\n", b"cd"]
+    ranks = {bytes([i]): i for i in range(256)} | {word: 256 + i for i, word in enumerate(words)}
+    ours, reference = BPETokenizer.from_ranks(ranks, []), theirs("gpt2", ranks, {})
+    rng = random.Random(20)
+    for text in ["abc", " abcd", "abcdab", "\n\n\n", *("".join(rng.choices("abcd \n", k=8)) for _ in range(1_000))]:
+        assert ours.encode(text) == reference.encode(text), repr(text)
+
+
 def test_decoding_any_ids_gives_the_text_of_tiktoken():
     vocab, merges = trained("gpt2")
     ours, reference = BPETokenizer(vocab, merges), theirs("gpt2", ranks_of("gpt2"), {})
@@ -132,7 +141,7 @@ def test_special_tokens_keep_their_id_in_the_vocabulary_or_get_the_next():
     size = len(vocab)
     inside = BPETokenizer({**vocab, size: END_OF_TEXT.encode()}, merges, ["<new>", END_OF_TEXT])
     assert inside.special_tokens == {"<new>": size + 1, END_OF_TEXT: size}
-    assert inside.vocab_size == size + 2 and inside.end_id == size
+    assert (inside.vocab_size, inside.end_id) == (size + 2, size)
     outside = BPETokenizer(vocab, merges, [END_OF_TEXT, "<new>"])
     assert outside.special_tokens == {END_OF_TEXT: size, "<new>": size + 1}
     assert BPETokenizer(vocab, merges).end_id is None
@@ -147,8 +156,9 @@ def test_text_that_looks_like_a_special_token_is_ordinary_where_special_tokens_a
 def test_a_special_token_stands_for_no_bytes_of_text():
     vocab, merges = trained("gpt2")
     tokenizer = BPETokenizer(vocab, merges, [END_OF_TEXT])
-    assert tokenizer.token_bytes(len(vocab)) == b"" and tokenizer.token_bytes(65) == b"A"
-    assert tokenizer.byte_lengths.dtype == np.int32 and tokenizer.byte_lengths.shape == (tokenizer.vocab_size,)
+    assert [tokenizer.token_bytes(token_id) for token_id in (65, len(vocab))] == [b"A", b""]
+    assert tokenizer.byte_lengths.dtype == np.int32
+    assert tokenizer.byte_lengths.shape == (tokenizer.vocab_size,)
     text = "Hello, wörld! " * 5
     assert tokenizer.byte_lengths[tokenizer.encode(text + END_OF_TEXT)].sum() == len(text.encode())
 
@@ -165,7 +175,7 @@ def random_cuts(text: str, rng: random.Random) -> list[str]:
 def test_a_text_in_any_strings_gives_the_ids_of_the_whole(pattern, monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 1)  # cut as early as possible
     tokenizer, rng = BPETokenizer(*trained(pattern), SPECIAL, pattern), random.Random(16)
-    for text in nasty_strings(4_000, seed=17):
+    for text in nasty_strings(3_000, seed=17) + tight_strings(5_000, seed=17):
         cuts = random_cuts(text, rng)
         assert list(tokenizer.encode_iterable(cuts)) == tokenizer.encode(text), cuts
 
@@ -184,6 +194,14 @@ def test_streaming_holds_back_a_few_blocks_at_most(monkeypatch):
 
     for token_id in tokenizer.encode_iterable(strings()):
         given_out += len(tokenizer.token_bytes(token_id))
+
+
+def test_an_endless_piece_is_not_scanned_again_for_every_string(monkeypatch):
+    scanned, split = [], Scanner.split
+    monkeypatch.setattr(Scanner, "split", lambda self, text: scanned.append(len(text)) or split(self, text))
+    monkeypatch.setattr(streaming, "BLOCK", 10)
+    list(BPETokenizer(*trained("gpt2")).encode_iterable(iter("a" * 20_000)))
+    assert sum(scanned) < 4 * 20_000
 
 
 def test_a_large_text_is_encoded_in_slices_with_the_same_ids(monkeypatch):
@@ -239,7 +257,8 @@ def test_the_cache_never_grows_beyond_its_limit_and_forgets_long_pieces():
     cache_ = PieceCache(lambda piece: (len(piece),), limit=10, longest_piece=5)
     assert [cache_[str(number)] for number in range(25)] == [(len(str(number)),) for number in range(25)]
     assert len(cache_) <= 10
-    assert cache_["longer than five"] == (16,) and "longer than five" not in cache_
+    assert cache_["longer than five"] == (16,)
+    assert "longer than five" not in cache_
 
 
 # --- arrays, processes, mistakes ---
@@ -251,7 +270,8 @@ def test_an_array_is_as_narrow_as_the_vocabulary_allows():
     assert tokenizer.encode_array("Hello").tolist() == tokenizer.encode("Hello")
     assert tokenizer.decode(tokenizer.encode_array("Hello")) == "Hello"
     wide = BPETokenizer.from_ranks({bytes([i]): i for i in range(256)}, {END_OF_TEXT: 65_536})
-    assert wide.encode_array(END_OF_TEXT).tolist() == [65_536] and wide.encode_array("").dtype == np.uint32
+    assert wide.encode_array(END_OF_TEXT).tolist() == [65_536]
+    assert wide.encode_array("").dtype == np.uint32
 
 
 def test_a_tokenizer_travels_to_another_process():

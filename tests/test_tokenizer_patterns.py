@@ -4,7 +4,7 @@ import random
 
 import pytest
 import tiktoken
-from texts import nasty_strings
+from texts import nasty_strings, tight_strings
 
 from llamita.errors import UserError
 from llamita.tokenizer.character_classes import character_classes
@@ -39,7 +39,7 @@ def test_a_character_class_is_what_tiktoken_says_on_a_sample_and_at_every_border
 
 @pytest.mark.parametrize("pattern", PUBLISHED)
 def test_pieces_are_those_of_tiktoken(pattern):
-    for string in nasty_strings(600, seed=2, pieces=6):
+    for string in nasty_strings(600, seed=2, pieces=6) + tight_strings(600, seed=2):
         text = string.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         assert Scanner(pattern).split(text) == tiktoken_pieces(PUBLISHED[pattern], text), repr(text)
 
@@ -53,7 +53,7 @@ def test_pieces_join_to_the_text(pattern):
 @pytest.mark.parametrize("pattern", PUBLISHED)
 def test_settled_pieces_stay_the_same_whatever_follows(pattern):
     rng, scanner = random.Random(4), Scanner(pattern)
-    for text in nasty_strings(1_500, seed=5):
+    for text in nasty_strings(1_500, seed=5) + tight_strings(6_000, seed=5):
         cut = rng.randint(0, len(text))
         settled, rest = scanner.split_stable(text[:cut])
         assert settled == scanner.split(text)[: len(settled)]

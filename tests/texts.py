@@ -55,6 +55,13 @@ def nasty_strings(count: int, seed: int, pieces: int = 12) -> list[str]:
     return ["".join(_snippet(rng) for _ in range(rng.randint(0, pieces))) for _ in range(count)]
 
 
+def tight_strings(count: int, seed: int) -> list[str]:
+    """`count` strings of few different characters: whitespace, contractions and special tokens, in every order."""
+    rng = random.Random(seed)
+    pools = [" \n", " \r\nx", " \n\t!1x", "'relvtſ ", "<|end>of "]
+    return ["".join(rng.choices(rng.choice(pools), k=rng.randint(0, 12))) for _ in range(count)]
+
+
 def _snippet(rng: random.Random) -> str:
     """Mostly a snippet; else a code point, drawn from low blocks as often as from all of Unicode."""
     if rng.random() < 0.7:
