@@ -81,5 +81,5 @@ def _findall(pattern: str, astral: bool) -> Callable[[str], list[str]]:
 
 
 def _as_class(ranges: Ranges, astral: bool) -> str:
-    r"""The inside of a [...]: "\U00000041-\U0000005a...". """
+    r"""The inside of a [...]: "\U00000041-\U0000005a..."."""
     return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in ranges if astral or first < 0x10000)
