@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import llamita.corpus.stories as stories_module
 from llamita.corpus.grammar import Draw, Expand, Story
 from llamita.corpus.grammar_proofs import least_nats, overlaps, unbound
 from llamita.corpus.stories import (
@@ -72,17 +73,20 @@ def test_choices_nest_and_show_where_they_say(told):
             assert choice.start < choice.end <= len(story.text)
             assert choice.nats >= 0.0
             assert "recalled" not in choice.kind or choice.nats == 0.0
-        names = {word.forms["text"] for word in TABLES["names"]}
+        names = {word.forms["text"] for word in TABLES["names"] + TABLES["pet_names"]}
         assert all(story.text[c.start : c.end] in names for c in story.choices if c.kind == "name")
 
 
-@pytest.mark.parametrize("kind", ["keepsake", "weather", "trait", "animal"])
-def test_words_are_drawn_as_often_as_their_choice_says(kind):
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [("object", "keepsakes"), ("time", "weathers"), ("trait", "traits"), ("animal", "animals"), ("colour", "colours")],
+)
+def test_words_are_drawn_as_often_as_their_choice_says(kind, table):
     """Chi-square of the first draw of a kind in a story, against the probability that each such draw states."""
     seen, expected = Counter(), Counter()
     for story in stories(11, 4000):
         choice = next((choice for choice in story.choices if choice.kind == kind), None)
-        if choice and choice.nats == pytest.approx(math.log(size := len(TABLES[f"{kind}s"]))):  # the whole table
+        if choice and choice.nats == pytest.approx(math.log(size := len(TABLES[table]))):  # the whole table
             seen[story.text[choice.start : choice.end].split()[-1].lower()] += 1
             expected[size] += 1
     (size, total), *rest = expected.items()
@@ -90,6 +94,12 @@ def test_words_are_drawn_as_often_as_their_choice_says(kind):
     assert len(seen) == size
     chi_square = sum((count - total / size) ** 2 * size / total for count in seen.values())
     assert abs(chi_square - (size - 1)) < 4 * math.sqrt(2 * (size - 1))
+
+
+def test_the_kinds_of_choices_are_those_that_are_documented(told):
+    documented = set(re.findall(r"[a-z]+", (stories_module.__doc__ or "").split("Each choice has a kind.")[1]))
+    kinds = {choice.kind.removesuffix(" recalled") for story in told for choice in story.choices}
+    assert kinds <= documented
 
 
 # --- Deterministic, and disjoint --------------------------------------------------------------------------------------
@@ -201,7 +211,7 @@ def test_the_pronoun_after_the_introduction_agrees_with_the_name(told):
 
 def test_the_keepsake_with_its_colour_comes_back_at_the_end(told):
     for story in told:
-        colour, keep = (next(c for c in story.choices if c.kind == kind) for kind in ("colour", "keepsake"))
+        colour, keep = (next(c for c in story.choices if c.kind == kind) for kind in ("colour", "object"))
         phrase = f"{story.text[colour.start : colour.end].split()[1]} {story.text[keep.start : keep.end]}"
         assert phrase in story.text.split("\n\n")[0]
         assert phrase in story.text.split("\n\n")[-1]

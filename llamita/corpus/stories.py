@@ -12,6 +12,10 @@ a context that holds them, with one end token a story, can't on average get belo
 
 and how far above it a model ends is what it has yet to learn: agreement, recall, order. The same grammar reads texts
 back, so that what a model writes can be accepted or refused.
+
+Each choice has a kind. Words that are drawn: name, person, animal, place, object, food, colour, trait, number, time,
+sound, deed, event, feeling. The same with " recalled" where a word comes back, and "pronoun" where only its pronoun
+does: 0 nats. Ways to say something: story, shape, opening, sentence, feeling, meeting, dialog, filler, moral, ending.
 """
 
 from collections.abc import Collection, Iterable, Iterator

@@ -31,7 +31,7 @@ NAMES = people(
     he="Tom Ben Max Sam Leo Tim Jack Finn Otto Noah Hugo Luke Adam Paul Theo Fred Dan Nick",
 )
 CHILDREN = tuple(
-    Word("child", child, {"names": tuple(name for name in NAMES if name.forms["child"] == child)})
+    Word("person", child, {"names": tuple(name for name in NAMES if name.forms["child"] == child)})
     for child in ("girl", "boy")
 )
 
@@ -46,7 +46,7 @@ ANIMALS = {animal: Word("animal", animal, sound=sound) for animal, sound in map(
 
 def place(name: str, at: str, animals: str, spots: str) -> Word:
     """A place to go to, who lives there, and where things hide there."""
-    tables = {"animals": tuple(ANIMALS[animal] for animal in animals.split()), "spots": words("spot", spots)}
+    tables = {"animals": tuple(ANIMALS[animal] for animal in animals.split()), "spots": words("place", spots)}
     return Word("place", name, tables, at=f"{at} the {name}", to=f"to the {name}")
 
 
@@ -71,8 +71,8 @@ PLACES = (
 def lands(at: str, listed: str) -> Table:
     """Places that are there when it rains outside."""
     return tuple(
-        Word("land", name.forms["text"], at=f"{at} {name.forms['text']}", to=f"to {name.forms['text']}")
-        for name in words("land", listed)
+        Word("place", name.forms["text"], at=f"{at} {name.forms['text']}", to=f"to {name.forms['text']}")
+        for name in words("place", listed)
     )
 
 
@@ -82,27 +82,27 @@ TABLES: dict[str, Table] = {
     # Who
     "names": NAMES,
     "children": CHILDREN,
-    "parents": people("parent", she="mother grandma aunt sister", he="father grandpa uncle brother"),
+    "parents": people("person", she="mother grandma aunt sister", he="father grandpa uncle brother"),
     "traits": words("trait", "brave shy cheerful curious clever sleepy dreamy noisy quiet gentle funny kind busy"),
     "animals": tuple(ANIMALS.values()),
-    "sizes": words("size", "tiny old plump wise sleepy shy grumpy clever fluffy hungry young dizzy proud friendly"),
-    "sea_animals": words("sea animal", "whales dolphins sharks crabs jellyfish lobsters herrings walruses mermaids"),
-    "pets": words("pet", "puppy kitten hamster parrot bunny pony goldfish lizard"),
+    "sizes": words("trait", "tiny old plump wise sleepy shy grumpy clever fluffy hungry young dizzy proud friendly"),
+    "sea_animals": words("animal", "whales dolphins sharks crabs jellyfish lobsters herrings walruses mermaids"),
+    "pets": words("animal", "puppy kitten hamster parrot bunny pony goldfish lizard"),
     "pet_names": words(
-        "pet name", "Biscuit Pickles Waffles Button Muffin Noodle Socks Pepper Bubbles Mittens Peanut Pumpkin"
+        "name", "Biscuit Pickles Waffles Button Muffin Noodle Socks Pepper Bubbles Mittens Peanut Pumpkin"
     ),
     "people": words("person", "baker teacher doctor farmer postman painter barber singer tailor clown king neighbor"),
-    "strangers": words("stranger", "pirate queen giant robot ghost wizard yeti princess knight troll fairy mermaid"),
+    "strangers": words("person", "pirate queen giant robot ghost wizard yeti princess knight troll fairy mermaid"),
     # Where
     "places": PLACES,
     "homes": words(
-        "home",
+        "place",
         """a tall tower | an old mill | the house by the sea | a village of tiny roofs | a crooked cottage
         | a town with one tree | a street full of cats | a boat on the river | a house on a hill
         | the last house in town""",
     ),
     "house_spots": words(
-        "house spot",
+        "place",
         """under the bed | in the closet | behind the door | under the stairs | in the attic | behind the stove
         | under the rug | in the cupboard | inside the clock | in the bathtub""",
     ),
@@ -110,7 +110,7 @@ TABLES: dict[str, Table] = {
     + lands("at", "the bottom of the sea | the North Pole | the end of the rainbow")
     + lands("in", "the jungle | the land of cheese | the age of dinosaurs | a city of clouds"),
     # When, and how many
-    "weathers": words("weather", "sunny rainy windy cold warm foggy cloudy snowy hot gray bright chilly misty icy"),
+    "weathers": words("time", "sunny rainy windy cold warm foggy cloudy snowy hot gray bright chilly misty icy"),
     "times": words("time", "morning afternoon day Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
     "nights": words("time", "night evening"),
     "numbers": words(
@@ -119,29 +119,30 @@ TABLES: dict[str, Table] = {
     # Things
     "colours": words("colour", "red blue green yellow pink purple orange white black brown golden silver"),
     "keepsakes": words(
-        "keepsake",
+        "object",
         "hat scarf spoon bell drum flute ribbon button feather blanket umbrella whistle lantern pillow sock teapot",
     ),
     "toys": words(
-        "toy", "ball kite doll puzzle robot truck train puppet top wagon yo-yo rocket dinosaur tractor pinwheel marble"
+        "object",
+        "ball kite doll puzzle robot truck train puppet top wagon yo-yo rocket dinosaur tractor pinwheel marble",
     ),
     "junk": words(
-        "junk",
+        "object",
         """an old boot | a wet sandal | a rusty key | a bent fork | an empty can | a broken clock | a long string
         | a paper bag | a lost glove | a flat tire | half a broom | one wheel | a moldy cheese | a loose spring""",
     ),
-    "wraps": words("wrapping", "leaves | newspaper | tinfoil | silk | straw | cotton | moss | old socks"),
-    "forts": words("fort", "fort castle rocket cave ship train tent submarine"),
-    "bits": words("building stuff", "chairs boxes cushions blankets books umbrellas mattresses brooms towels"),
-    "vessels": words("vessel", "bathtub barrel raft shoebox rowboat basket wardrobe cradle canoe walnut"),
-    "goods": words("goods", "eggs roses candles lemons needles shells stamps onions mushrooms peaches tulips"),
-    "magics": words("magic thing", "stone lamp ring bottle acorn mirror crystal coin pearl seed"),
-    "fragiles": words("fragile thing", "vase lamp plate clock jug cup mirror window bowl globe"),
-    "bigs": words("big thing", "house bus cow whale barn church mountain ship piano bathtub"),
+    "wraps": words("object", "leaves | newspaper | tinfoil | silk | straw | cotton | moss | old socks"),
+    "forts": words("object", "fort castle rocket cave ship train tent submarine"),
+    "bits": words("object", "chairs boxes cushions blankets books umbrellas mattresses brooms towels"),
+    "vessels": words("object", "bathtub barrel raft shoebox rowboat basket wardrobe cradle canoe walnut"),
+    "goods": words("object", "eggs roses candles lemons needles shells stamps onions mushrooms peaches tulips"),
+    "magics": words("object", "stone lamp ring bottle acorn mirror crystal coin pearl seed"),
+    "fragiles": words("object", "vase lamp plate clock jug cup mirror window bowl globe"),
+    "bigs": words("object", "house bus cow whale barn church mountain ship piano bathtub"),
     "messes": words(
-        "mess", "the puddle | the mud | the ditch | the bushes | the haystack | the pond | the thorns | the fountain"
+        "place", "the puddle | the mud | the ditch | the bushes | the haystack | the pond | the thorns | the fountain"
     ),
-    "noises": words("noise", "thump creak tap scratch drip clunk rattle swish crunch plop bonk hiss"),
+    "noises": words("sound", "thump creak tap scratch drip clunk rattle swish crunch plop bonk hiss"),
     # Food
     "foods": words(
         "food",
@@ -149,19 +150,19 @@ TABLES: dict[str, Table] = {
         nuts popcorn pizza salad beans cherries dumplings waffles""",
     ),
     "ingredients": words(
-        "ingredient",
+        "food",
         "flour butter sugar milk cocoa raisins lemons bananas cinnamon pepper mustard coconut apples pickles eggs",
     ),
-    "crops": words("crop", "pumpkin carrot melon turnip tomato cabbage radish potato onion cucumber"),
+    "crops": words("food", "pumpkin carrot melon turnip tomato cabbage radish potato onion cucumber"),
     # What happens
-    "moves": words("move", "went walked skipped ran hopped marched hurried danced wandered strolled"),
+    "moves": words("deed", "went walked skipped ran hopped marched hurried danced wandered strolled"),
     "aims": words(
-        "aim",
+        "deed",
         """play | look around | count clouds | eat a sandwich | practice yodeling | think big thoughts
         | say hello to everyone | do nothing at all | look for treasure | sing""",
     ),
     "skills": words(
-        "skill",
+        "deed",
         """swim | skate | juggle | ski | climb a rope | dance | surf | do a cartwheel | ride a bike | walk on stilts
         | jump rope | fly a kite | row a boat | hop backward""",
     ),
@@ -171,23 +172,23 @@ TABLES: dict[str, Table] = {
         | moving the piano | writing a letter | playing chess alone | hiding from the moon | washing my ears""",
     ),
     "sea_deeds": words(
-        "sea deed",
+        "deed",
         """singing | playing cards | dancing in a ring | drinking tea | wearing hats | juggling fish | telling jokes
         | riding bicycles | knitting socks | reading newspapers""",
     ),
     "sights": words(
-        "sight",
+        "event",
         """a cow on roller skates | three hens in a row | a man with a very long beard | two snails in a race
         | a cloud like a sheep | a goose in a hat | a bus full of nuns | a pig asleep on a bench | a king buying socks
         | a duck with an umbrella | a tree full of kites | a dog walking a cat""",
     ),
     "fun": words(
-        "fun",
+        "event",
         """a puppet show | a merry-go-round | a brass band | a sword eater | a dancing bear | a kite race
         | a pie contest | a snowball fight | a talking parrot | a water slide""",
     ),
     "tricks": words(
-        "trick",
+        "deed",
         """stood on one leg | sang a song backward | made a fish face | hopped like a frog | talked to a lamppost
         | danced with a broom | saluted a sheep | walked like a king | wiggled both ears | bowed to a bush""",
     ),
