@@ -203,13 +203,13 @@ class ExecutionConfig:
     """Steps between lines of metrics.jsonl."""
     eval_every: int = 250
     """Steps between evaluations on the validation set."""
-    eval_sequences: int = 400
+    eval_sequences: int = 500
     """Validation windows of each evaluation while training, evenly spread and always the same; 0: all."""
     save_every: int = 250
     """Steps between checkpoints. The best evaluation is always kept."""
     sample_every: int = 250
     """Steps between samples; 0: none."""
-    sample_count: int = 8
+    sample_count: int = 16
     """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
 
     def __post_init__(self) -> None:

@@ -1,1 +1,20 @@
-"""To be written."""
+"""Training: `loop.py` is the page to read and to change; the other files are what it calls."""
+
+from llamita.train.checkpoint import load_checkpoint, save_checkpoint
+from llamita.train.display import Display
+from llamita.train.hardware import Hardware, choose_hardware
+from llamita.train.loading import load_run
+from llamita.train.loop import train
+from llamita.train.run_directory import RunDirectory, find_checkpoint
+
+__all__ = [
+    "Display",
+    "Hardware",
+    "RunDirectory",
+    "choose_hardware",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_run",
+    "save_checkpoint",
+    "train",
+]

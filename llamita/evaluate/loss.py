@@ -1,0 +1,86 @@
+"""How well a model predicts text: loss, perplexity, bits per byte."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llamita.data import IGNORED, Batch, Windows
+from llamita.model import Llama
+
+TOKENS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored: the sum of the surprise, in nats, over how many targets that stand for how many bytes of text."""
+
+    nats: float
+    targets: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats per token."""
+        return self.nats / self.targets
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): among how many equally likely tokens the model hesitates."""
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Σ nats / (ln 2 · bytes): comparable between tokenizers. Special tokens count as surprise, but have no bytes."""
+        return self.nats / (math.log(2) * self.bytes) if self.bytes else math.nan
+
+
+@torch.no_grad()
+def evaluate_loss(
+    model: Llama,
+    windows: Windows,
+    byte_lengths: np.ndarray,
+    indices: np.ndarray | None = None,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Evaluation:
+    """Score `windows` (those of `indices`, or all), each target once, with the model in evaluation mode.
+
+    `byte_lengths` (vocab_size,): the bytes of text each id stands for. `precision`: makes the context of each forward pass.
+    """
+    device = next(model.parameters()).device
+    lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))
+    nats, targets, num_bytes = 0.0, 0, 0
+    was_training = model.training
+    model.eval()
+    for batch in _batches(windows, np.arange(len(windows)) if indices is None else indices, model.config.max_seq_len):
+        counted = batch.targets[batch.targets != IGNORED]
+        with precision():
+            moved = batch.to(device)
+            nats += model(moved.ids, moved.targets, reduction="sum").item()
+        targets += len(counted)
+        num_bytes += int(lengths[counted].sum())
+    model.train(was_training)
+    return Evaluation(nats, targets, num_bytes)
+
+
+def spread(count: int, wanted: int) -> np.ndarray:
+    """The numbers of `wanted` of `count` windows, evenly spread; all where `wanted` is 0 or more than there are."""
+    if wanted == 0 or wanted >= count:
+        return np.arange(count)
+    return np.arange(wanted, dtype=np.int64) * count // wanted
+
+
+def unigram_entropy(ids: np.ndarray, vocab_size: int) -> float:
+    """Nats per token of a model that knows only how frequent each token is."""
+    counts = np.bincount(ids, minlength=vocab_size)
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _batches(windows: Windows, indices: np.ndarray, seq: int) -> Iterator[Batch]:
+    size = max(1, TOKENS_AT_ONCE // seq)
+    for first in range(0, len(indices), size):
+        yield windows.batch(indices[first : first + size])

@@ -1,0 +1,164 @@
+"""Checkpoints: a folder of safetensors and a manifest, complete or absent, never half written.
+
+    step_00000500/
+        model.safetensors        the parameters by name; a tied head is not written twice
+        optimizer.safetensors    <parameter>.exp_avg and the like
+        manifest.json            format, step, sha256 of each file and of the manifest itself, and what the run adds
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llamita.errors import UserError
+
+FORMAT_VERSION = 1
+MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, optimizer: Optimizer | None, step: int, **extra: Any
+) -> Path:
+    """Write the folder `path`: beside it first, forced to disk, then renamed. An older one at that place is replaced.
+
+    `extra`: further JSON values for the manifest. Raises `UserError` when the disk is full or cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_file(_model_tensors(model), beside / MODEL_FILE)
+        if optimizer is not None:
+            save_file(_optimizer_tensors(model, optimizer), beside / OPTIMIZER_FILE)
+        _write_manifest(beside, {"format_version": FORMAT_VERSION, "step": step, "torch": torch.__version__, **extra})
+        _replace(beside, path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "I/O error" not in str(error) and "No space" not in str(error):
+            raise
+        shutil.rmtree(beside, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: the checkpoint could not be written ({reason}); what was there before is kept") from None
+    return path
+
+
+def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None) -> int:
+    """Load the folder `path` into `model` and `optimizer`, in place -> the step it was saved at.
+
+    Raises `UserError` where it is missing, damaged, or of a model of another shape.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    _load_model(path / MODEL_FILE, model)
+    if optimizer is not None:
+        _load_optimizer(path / OPTIMIZER_FILE, model, optimizer)
+    return manifest["step"]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose every file is what it says. Raises `UserError` for a missing or damaged one."""
+    try:
+        content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        own = content.pop("sha256")
+        damaged = None if own == _digest(content) else MANIFEST_FILE
+        for name, sha256 in content["files"].items():
+            damaged = damaged or (None if _file_digest(path / name) == sha256 else name)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not a complete checkpoint, {Path(error.filename).name} is missing") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{path}: damaged checkpoint, {MANIFEST_FILE} cannot be read") from None
+    if damaged:
+        raise UserError(f"{path}: damaged checkpoint, {damaged} is not what was saved; use another one")
+    if content["format_version"] != FORMAT_VERSION:
+        raise UserError(f"{path}: checkpoint format {content['format_version']} is not known to this version of llamita")
+    return content
+
+
+def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    # named_parameters names a shared tensor once, so a tied head is left out, as Hugging Face does.
+    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """State by parameter name, so that it does not depend on the order of groups or on how they are sharded."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}.{kind}"] = value.contiguous() if isinstance(value, Tensor) else torch.tensor(value)
+    return tensors
+
+
+def _load_model(file: Path, model: nn.Module) -> None:
+    tensors = load_file(file)
+    parameters = dict(model.named_parameters())
+    if {name: t.shape for name, t in tensors.items()} != {name: p.shape for name, p in parameters.items()}:
+        raise UserError(f"{file}: holds a model of another shape: {_first_difference(tensors, parameters)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            # Copied into memory that torch allocated: safetensors aligns to 4 bytes, and sums then round differently.
+            parameter.copy_(tensors[name])
+
+
+def _first_difference(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> str:
+    for name in sorted(tensors.keys() | parameters.keys()):
+        saved, wanted = tensors.get(name), parameters.get(name)
+        if saved is None or wanted is None or saved.shape != wanted.shape:
+            shapes = [None if t is None else tuple(t.shape) for t in (saved, wanted)]
+            return f"{name} is {shapes[0] or 'absent'} there and {shapes[1] or 'absent'} here"
+    return "no difference"
+
+
+def _load_optimizer(file: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    tensors = load_file(file)
+    optimizer.state.clear()
+    for name, parameter in model.named_parameters():
+        prefix = f"{name}."
+        kinds = {key[len(prefix) :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
+        for kind, value in kinds.items():
+            whole = value.shape == parameter.shape
+            optimizer.state[parameter][kind] = torch.empty_like(parameter).copy_(value) if whole else value.item()
+
+
+def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    names = sorted(file.name for file in folder.iterdir())
+    content = json.loads(json.dumps({**content, "files": {name: _file_digest(folder / name) for name in names}}))
+    text = json.dumps({**content, "sha256": _digest(content)}, indent=2)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _replace(beside: Path, path: Path) -> None:
+    for file in [*beside.iterdir(), beside]:
+        sync(file)
+    aside = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    if path.exists():  # a folder cannot be renamed over another
+        path.rename(aside)
+    beside.rename(path)
+    sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""Where a run is computed, and in which precision: what `auto` means, and how it is applied to a model."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llamita.config import ExecutionConfig
+from llamita.errors import UserError
+from llamita.model import Attention, Llama
+
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how a run is computed: what was asked for, with every `auto` decided."""
+
+    device: str
+    precision: str
+    threads: int
+
+    def apply(self, model: Llama) -> Llama:
+        """Put `model` on the device, its attention into the precision that is fastest there."""
+        torch.set_num_threads(self.threads)
+        if self.device == "cpu" and self.precision == "bf16":
+            for module in model.modules():
+                if isinstance(module, Attention):
+                    module.kernel = _in_fp32(module.kernel)
+        return model.to(self.device)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass: matrix products in the precision, everything delicate in fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+
+def choose_hardware(config: ExecutionConfig) -> Hardware:
+    """Decide every `auto`. Raises `UserError` for a device that is not there or lacks the precision."""
+    device = _best_device() if config.device == "auto" else config.device
+    _check_device(device)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    return Hardware(device, precision, config.threads or _usable_cores())
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 natively (emulated, it would be slower than fp32)."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if kind == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
+    return False
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used here ({reason}): try --device auto") from None
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _in_fp32(kernel: Kernel) -> Kernel:
+    """torch's CPU attention is several times slower backward in bf16 than in fp32 (seen with torch 2.13)."""
+
+    def wide(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return kernel(q.float(), k.float(), v.float(), mask)
+
+    return wide

@@ -1,0 +1,26 @@
+"""A trained model from its directory."""
+
+from pathlib import Path
+
+from llamita.config import RunConfig
+from llamita.errors import UserError
+from llamita.model import Llama
+from llamita.tokenizer import Tokenizer, load_tokenizer
+from llamita.train.checkpoint import load_checkpoint
+from llamita.train.run_directory import RunDirectory, find_checkpoint
+
+
+def load_run(path: str | Path | None = None) -> tuple[Llama, Tokenizer, RunConfig]:
+    """The model (on the CPU, in evaluation mode), tokenizer and configuration of a run or checkpoint.
+
+    `path` as for `find_checkpoint`: a run means its best checkpoint, None the newest run. Raises `UserError` for what
+    is missing, damaged, or does not belong together.
+    """
+    checkpoint = find_checkpoint(path)
+    run = RunDirectory(checkpoint.parent)
+    config, tokenizer = run.config(), load_tokenizer(run.path)
+    if tokenizer.fingerprint != run.facts().get("tokenizer_fingerprint"):
+        raise UserError(f"{run.path}: tokenizer.json is not the one this model was trained with")
+    model = Llama(config.model)
+    load_checkpoint(checkpoint, model)
+    return model.eval(), tokenizer, config

@@ -1,0 +1,83 @@
+"""What a run is going to do, in numbers, before it does it."""
+
+import resource
+import sys
+import time
+
+import torch
+
+from llamita.config import ModelConfig
+from llamita.train.run import Run
+from llamita.train.steps import accumulate_gradients, next_batch
+
+
+def flops_per_token(config: ModelConfig, parameters: int) -> int:
+    """Floating-point operations of one training step for one token (Chowdhery et al., 2022, appendix B).
+
+    6 for each weight that multiplies (2 forward, 4 backward; looking up an embedding multiplies nothing, but the head
+    does), and 12 · layers · width · context for attention, halved since it is causal.
+    """
+    embedding = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+    attention = 6 * config.num_layers * config.num_heads * config.head_dim * config.max_seq_len
+    return 6 * (parameters - embedding) + attention
+
+
+def announce(run: Run) -> None:
+    """Print the plan. One step is computed on trial, and forgotten, to know the time and the memory."""
+    config, training = run.config, run.config.training
+    groups = run.model.num_parameters()
+    total = sum(groups.values())
+    tokens = training.max_steps * training.sequences_per_update * _tokens_per_window(run)
+    epochs = training.max_steps * training.sequences_per_update / len(run.data.train)
+    steps_left = training.max_steps - run.state.step
+    seconds, memory = trial_step(run)
+    parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in groups.items() if count)
+    lines = {
+        "run": f"{run.directory.path}" + (f", going on from step {run.state.step:,}" if run.state.step else ""),
+        "hardware": f"{run.hardware.device}, {run.hardware.precision}, {run.hardware.threads} threads",
+        "data": f"{run.data.prepared.manifest.source}: {run.data.prepared.train.part.tokens:,} tokens to train on, "
+        f"{run.data.prepared.validation.part.tokens:,} to validate, vocabulary {config.model.vocab_size:,}",
+        "parameters": f"{total:,} ({parts})",
+        "compute": f"{flops_per_token(config.model, total) / 1e6:,.1f} MFLOP per token, "
+        f"{tokens / total:,.1f} tokens per parameter",
+        "update": f"{training.batch_size} sequences x {training.grad_accum_steps} accumulated x "
+        f"{_tokens_per_window(run):,.0f} tokens = "
+        f"{training.sequences_per_update * _tokens_per_window(run):,.0f} tokens",
+        "length": f"{training.max_steps:,} steps, {tokens:,.0f} tokens, {epochs:.2f} epochs",
+        "expected": f"about {_duration(steps_left * seconds)} of training steps, {memory / 2**20:,.0f} MiB of memory",
+    }
+    for name, text in lines.items():
+        run.display.say(f"{name:<11} {text}")
+    run.display.say()
+
+
+def trial_step(run: Run) -> tuple[float, float]:
+    """Seconds of one update, and peak memory in bytes with the optimizer's state. Leaves the run as it was."""
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        accumulate_gradients(run, run.model, next_batch(run, run.state.step), run.state.step)
+        if run.hardware.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    run.optimizer.zero_grad(set_to_none=True)
+    optimizer_bytes = 8 * sum(p.numel() for p in run.model.parameters())
+    return seconds, _peak_memory(run.hardware.device) + optimizer_bytes
+
+
+def _peak_memory(device: str) -> float:
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _tokens_per_window(run: Run) -> float:
+    """Tokens that a window teaches, on average: documents may be shorter than the context."""
+    part = run.data.prepared.train.part
+    return min(run.config.model.max_seq_len, part.tokens / len(run.data.train))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,166 @@
+"""A run is a directory: its configuration, tokenizer, logs and checkpoints.
+
+    config.toml  tokenizer.json  metrics.jsonl  samples.jsonl  step_00000500/  step_00001000/
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from llamita.config import RunConfig
+from llamita.errors import UserError
+from llamita.tokenizer.base import write_atomically
+from llamita.train.checkpoint import read_manifest
+
+CONFIG_FILE, METRICS_FILE, SAMPLES_FILE = "config.toml", "metrics.jsonl", "samples.jsonl"
+STEP = "step_"
+
+
+class RunDirectory:
+    """The directory of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.metrics = JsonLines(self.path / METRICS_FILE)
+        self.samples = JsonLines(self.path / SAMPLES_FILE)
+
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / CONFIG_FILE).exists()
+
+    def write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
+        """Write config.toml: all settings, resolved, and what the run found out, under [facts]."""
+        tables = {**config.tables(), "facts": {k: v for k, v in facts.items() if v is not None}}
+        write_atomically(self.path / CONFIG_FILE, tomli_w.dumps(tables).encode())
+
+    def config(self) -> RunConfig:
+        """The settings of this run. Raises `UserError` where there is none."""
+        if not self.exists():
+            raise UserError(f"{self.path}: not a run directory, {CONFIG_FILE} is missing")
+        return RunConfig.from_toml(self.path / CONFIG_FILE)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run found out when it began: loss_floor, device, threads and the like."""
+        return tomllib.loads((self.path / CONFIG_FILE).read_text(encoding="utf-8")).get("facts", {})
+
+    def checkpoint(self, step: int) -> Path:
+        """The place of the checkpoint of this step."""
+        return self.path / f"{STEP}{step:08d}"
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, oldest first; they may be damaged."""
+        return sorted(int(p.name.removeprefix(STEP)) for p in self.path.glob(f"{STEP}*[0-9]") if p.is_dir())
+
+    def newest_good(self) -> tuple[Path, list[str]] | None:
+        """The newest undamaged checkpoint, and what is wrong with newer ones; None where there is none at all."""
+        complaints = []
+        for step in reversed(self.steps()):
+            try:
+                read_manifest(self.checkpoint(step))
+                return self.checkpoint(step), complaints
+            except UserError as error:
+                complaints.append(str(error))
+        if complaints:
+            raise UserError(f"{complaints[0]}; no other checkpoint is left: delete {self.path} to start anew")
+        return None
+
+    def best(self) -> Path:
+        """The checkpoint of the lowest validation loss: the newest good one says which. Raises `UserError`."""
+        newest = self.newest_good()
+        if newest is None:
+            raise UserError(f"{self.path}: this run has no checkpoint yet")
+        best = self.checkpoint(read_manifest(newest[0]).get("best_step", -1))
+        return best if best.exists() else newest[0]
+
+    def prune(self, keep: set[int]) -> None:
+        """Delete the checkpoints of all other steps, and what writing left behind."""
+        for step in set(self.steps()) - keep:
+            shutil.rmtree(self.checkpoint(step))
+        for left_over in [*self.path.glob(f".{STEP}*.partial"), *self.path.glob(f".{STEP}*.replaced")]:
+            shutil.rmtree(left_over)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this run for this process; another one that tries gets a `UserError`. Ends with the process."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise UserError(f"{self.path}: another process is training here; wait for it or choose --output_dir") from None
+        finally:
+            os.close(descriptor)
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, that survives being cut off anywhere: its end is restored by `truncate`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one line, in one piece. Raises `UserError` where the disk does not take it."""
+        try:
+            with self.path.open("ab", buffering=0) as stream:
+                stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: could not be written ({error.strerror}); the last checkpoint is kept") from None
+
+    def offset(self) -> int:
+        """How long the file is, in bytes, with all of it on disk."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        return self.path.stat().st_size
+
+    def truncate(self, offset: int) -> None:
+        """Forget the lines behind `offset`: they were written after the checkpoint that a run goes on from."""
+        if self.path.exists():
+            os.truncate(self.path, offset)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All complete lines."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -> Path:
+    """The checkpoint folder that a person means.
+
+    `RUN` is the run's best one, `RUN/best` too, `RUN/latest` its newest, `RUN/step_00000500` that one; None is the best
+    of the newest run in the folder `runs`. Raises `UserError` where there is none, or where the one named is damaged.
+    """
+    path = Path(name) if name is not None else newest_run(runs)
+    if path.name == "latest" and not path.exists():
+        found = RunDirectory(path.parent).newest_good()
+        if found is None:
+            raise UserError(f"{path.parent}: this run has no checkpoint yet")
+        return found[0]
+    if path.name == "best" and not path.exists():
+        path = path.parent
+    if not path.exists():
+        raise UserError(f"{path}: no such run or checkpoint")
+    path = RunDirectory(path).best() if (path / CONFIG_FILE).exists() else path
+    read_manifest(path)
+    return path
+
+
+def newest_run(runs: str | Path = "runs") -> Path:
+    """The run whose metrics were written last. Raises `UserError` where there is none."""
+    logs = sorted(Path(runs).glob(f"*/{METRICS_FILE}"), key=lambda log: log.stat().st_mtime)
+    if not logs:
+        raise UserError(f"no run found in {runs}/: train one with `llamita train`, or name it with --checkpoint")
+    return logs[-1].parent

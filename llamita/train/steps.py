@@ -1,0 +1,124 @@
+"""The steps that the training page is made of."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llamita.config import GenerationConfig
+from llamita.corpus.stories import acceptance
+from llamita.data import Batch
+from llamita.data.dataset import STORIES
+from llamita.errors import UserError
+from llamita.evaluate import Evaluation, evaluate_loss, spread
+from llamita.generate import generate_many
+from llamita.randomness import key
+from llamita.train.checkpoint import save_checkpoint
+from llamita.train.run import Run
+
+SAMPLE_TOKENS = 256
+
+
+def next_batch(run: Run, step: int) -> Batch:
+    """This process's rows of the batch of update number `step`: a function of (seed, step), not of what came before."""
+    indices = run.order.indices(step)
+    return run.data.train.batch(indices[run.processes.share(len(indices))])
+
+
+def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) -> Tensor:
+    """Add up the gradients of the mean loss over all targets of the update, cut into micro-batches -> that loss.
+
+    Each micro-batch contributes its summed loss over the number of targets of the *whole* update, on all processes; a
+    mean of means would weigh the targets of short sequences more.
+    """
+    total = run.processes.sum(batch.num_targets)
+    scale = run.processes.world_size / total  # DDP averages gradients over processes, but they are to be summed
+    size = run.config.run.micro_batch_size or run.config.training.batch_size
+    starts = range(0, len(batch.ids), size)
+    loss = torch.zeros((), device=run.hardware.device)
+    for start in starts:
+        part = batch.slice(start, start + size).to(run.hardware.device)
+        torch.manual_seed(key(run.config.training.seed, "dropout", step, start, run.processes.rank))
+        with run.processes.unsynchronised(model, start == starts[-1]):
+            with run.hardware.autocast():
+                nats = model(part.ids, part.targets, reduction="sum")
+            (nats * scale).backward()
+        loss += nats.detach() / total
+    return loss
+
+
+def evaluate(run: Run) -> Evaluation:
+    """Score the validation set: at every evaluation the same windows."""
+    indices = spread(len(run.data.validation), run.config.run.eval_sequences)
+    lengths = run.data.tokenizer.byte_lengths
+    result = evaluate_loss(run.model, run.data.validation, lengths, indices, run.hardware.autocast)
+    if result.loss < run.state.best_val_loss:
+        run.state.best_val_loss, run.state.best_step = result.loss, run.state.step
+    return result
+
+
+def draw_samples(run: Run) -> None:
+    """Let the model write, print one text and log all of them."""
+    seed = key(run.config.training.seed, "samples", run.state.step)
+    config = GenerationConfig(max_new_tokens=SAMPLE_TOKENS, seed=seed)
+    run.model.eval()
+    texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
+    run.model.train()
+    accepted = acceptance(texts) if run.config.data.data == (STORIES,) else None
+    run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
+    judged = f" ({accepted:.0%} of {len(texts)} accepted by the grammar)" if accepted is not None else ""
+    run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{texts[0].strip()}\n")
+
+
+def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | None) -> None:
+    """Write one line of metrics.jsonl."""
+    row: dict[str, Any] = {
+        "step": run.state.step,
+        "train_loss": None,
+        "val_loss": scored.loss if scored else None,
+        "perplexity": scored.perplexity if scored else None,
+        "bits_per_byte": scored.bits_per_byte if scored else None,
+        **values,
+        "tokens": run.state.tokens,
+        "timestamp": time.time(),
+    }
+    run.directory.metrics.append(row)
+
+
+def announce_evaluation(run: Run, scored: Evaluation) -> None:
+    """Print what an evaluation found."""
+    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor else ""
+    run.display.say(
+        f"step {run.state.step:,}: validation loss {scored.loss:.4f} nats/token{floor}, "
+        f"perplexity {scored.perplexity:.2f}, {scored.bits_per_byte:.3f} bits/byte"
+    )
+
+
+def require_finite(run: Run, loss: float) -> None:
+    """Raise `UserError` where the loss is no number any more, before that is saved."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at step {run.state.step}: training has diverged; lower --learning_rate, "
+            "lengthen --warmup_steps, or use --precision fp32 (the last checkpoint is still good)"
+        )
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint of the present step; keep the best, the one before, and this one."""
+    state = run.state
+    before = [step for step in run.directory.steps() if step < state.step]
+    save_checkpoint(
+        run.directory.checkpoint(state.step),
+        run.model,
+        run.optimizer,
+        state.step,
+        tokens=state.tokens,
+        best_val_loss=None if math.isinf(state.best_val_loss) else state.best_val_loss,
+        best_step=state.best_step,
+        metrics_offset=run.directory.metrics.offset(),
+        samples_offset=run.directory.samples.offset(),
+        tokenizer_fingerprint=run.data.tokenizer.fingerprint,
+    )
+    run.directory.prune({state.best_step, state.step, *before[-1:]})
