@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import llamita.corpus.stories as stories_module
 from llamita.corpus.grammar import Draw, Expand, Story
 from llamita.corpus.grammar_proofs import least_nats, overlaps, unbound
 from llamita.corpus.stories import (
@@ -97,7 +96,9 @@ def test_words_are_drawn_as_often_as_their_choice_says(kind, table):
 
 
 def test_the_kinds_of_choices_are_those_that_are_documented(told):
-    documented = set(re.findall(r"[a-z]+", (stories_module.__doc__ or "").split("Each choice has a kind.")[1]))
+    documented = set(
+        re.findall(r"[a-z]+", (sys.modules[parse_story.__module__].__doc__ or "").split("Each choice has a kind.")[1])
+    )
     kinds = {choice.kind.removesuffix(" recalled") for story in told for choice in story.choices}
     assert kinds <= documented
 

@@ -193,14 +193,19 @@ SHAPES: dict[str, Shape] = {
             "it is no fun to win alone.",
             "a friend is the best prize of all.",
             "the last ones have the best stories.",
-            "{food} tastes better when nobody has won it.",
+            "there is enough {food} for two winners.",
         ),
     },
     "a sad friend": {
         "course": (
-            "<outing> There sat {friend=names}. <low: who=friend> <ask> <trouble> <joke> <trick> <keepsake trick>",
+            "<outing> <sits> <ask> <trouble> <joke> <trick> <keepsake trick>",
             "<laugh> <again>",
             "<learned> <lesson>",
+        ),
+        "sits": (
+            "There sat {friend=names}, looking {low=lows}.",
+            "There was {friend=names}, who was {low=lows} that day.",
+            "Under a tree sat {friend=names}, all alone and {low=lows}.",
         ),
         "ask": (
             '"What is wrong?" asked {hero}.',

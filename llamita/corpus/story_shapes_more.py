@@ -299,7 +299,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "confess": (
             'Then {hero.he} said, "It was me. The pieces are {spot}."',
             "At last {hero.he} told the truth about the {fragile} and the {toy}.",
-            '"I broke your {fragile} with my {tint} {toy}," said {hero.he}.',
+            '"I broke your {fragile} with my {tint} {toy}," said {hero}.',
         ),
         "forgiven": (
             '"Thank you for telling me," said the {parent}.',
@@ -348,7 +348,7 @@ MORE_SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "remember": (
             "Then {hero.he} scratched {hero.his} head with the {colour} {keep}, and it came back.",
             'Luckily {size.a=sizes} {helper=place.animals} had heard {hero.him}. "{helper.sound}! It was {first}!"',
-            "{hero} took one more look at {sight}, and suddenly {hero.he} knew.",
+            "Then {hero} thought of {sight}, and suddenly {hero.he} knew.",
         ),
         "asked for": (
             '"I need {first}, {second}, and {third}, please," <said: who=hero>.',
