@@ -92,16 +92,18 @@ class Llama(nn.Module):
         cache              holds the keys and values of earlier calls, and of this one after it
         reduction          of the loss: "mean" over the targets that count, "sum", or "none"
 
-        Raises `ValueError` for sequences longer than `max_seq_len`.
+        Raises `ValueError` for sequences longer than `max_seq_len`, and for tokens that do not fit into the cache.
         """
-        self._check_length(ids)
+        self._check_size(ids, cache)
         positions = self._positions(ids, positions, cache)
         mask = self._mask(positions, document_ids, cache)
         return self.lm_head(self.model(ids, positions, mask, cache), targets, reduction)
 
-    def _check_length(self, ids: Tensor) -> None:
+    def _check_size(self, ids: Tensor, cache: KVCache | None) -> None:
         if ids.shape[1] > self.config.max_seq_len:
             raise ValueError(f"{ids.shape[1]} tokens do not fit into the context of {self.config.max_seq_len}")
+        if cache is not None and len(ids) != len(cache.lengths):
+            raise ValueError(f"the cache has {len(cache.lengths)} slots, but the batch has {len(ids)} rows")
 
     def _positions(self, ids: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
         if positions is not None:

@@ -20,6 +20,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Reduction = "mean"
     """
     counted = targets != IGNORED
     wide = logits.float()
+    wide = wide - wide.detach().amax(dim=-1, keepdim=True)  # a shift means nothing to softmax, but much to rounding
     chosen = wide.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     nats = torch.where(counted, torch.logsumexp(wide, dim=-1) - chosen, 0.0)  # (...)
     if reduction == "none":
@@ -95,6 +96,7 @@ def _loss_and_slope(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The summed loss, and its gradient by the logits (rows, vocab_size), made in their place."""
     counted = (targets != IGNORED).unsqueeze(-1)  # (rows, 1)
     chosen = targets.clamp(min=0).unsqueeze(-1)
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
     log_total = logits.logsumexp(dim=-1, keepdim=True)
     loss = torch.where(counted, log_total - logits.gather(-1, chosen), 0.0).sum()
     slope = logits.sub_(log_total).exp_()
