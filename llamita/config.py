@@ -120,7 +120,7 @@ class DataConfig:
     pattern: Literal["gpt2", "cl100k", "llama3"] = field(default="gpt2", metadata=EXECUTION)
     """How a BPE tokenizer trained here splits text into pieces before it merges."""
     windows: Literal["auto", "stream", "document"] = "auto"
-    """`stream`: the token stream cut at the context; `document`: each starts at a document. auto: document for stories."""
+    """`stream`: the token stream cut at the context; `document`: starts at a document. auto: document for stories."""
     cache_dir: str = field(default="", metadata=EXECUTION)
     """Where prepared tokens are kept; empty: $LLAMITA_CACHE, else ~/.cache/llamita."""
 
@@ -298,16 +298,19 @@ def field_tables() -> dict[str, str]:
 
 
 def read_toml(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The tables of a TOML file, aliases replaced and names checked. Raises `UserError`, naming the file and the key."""
+    """The tables of a TOML file, aliases replaced and names checked. Raises `UserError`, naming file and key."""
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path}: not a readable TOML file ({getattr(error, 'strerror', None) or error})") from None
     tables.pop("facts", None)  # what a run found out and wrote down; not configuration
-    tables = {t: {ALIASES.get(k, k): v for k, v in rows.items()} if isinstance(rows, dict) else rows
-              for t, rows in tables.items()}  # fmt: skip
+    tables = {table: _without_aliases(rows) for table, rows in tables.items()}
     check_tables(tables, str(path))
     return tables
+
+
+def _without_aliases(rows: Any) -> Any:
+    return {ALIASES.get(key, key): value for key, value in rows.items()} if isinstance(rows, dict) else rows
 
 
 def check_tables(tables: Mapping[str, Any], source: str) -> None:

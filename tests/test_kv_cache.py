@@ -1,4 +1,4 @@
-"""With the cache or without it, a model says the same: token by token, in chunks, and for slots of different lengths."""
+"""With the cache or without it a model says the same: token by token, in chunks, for slots of different lengths."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""From a configuration to everything that training reads: tokenizer, token files, windows, and what is known of them."""
+"""From a configuration to all that training reads: tokenizer, token files, windows, and what is known of them."""
 
 import hashlib
 import os

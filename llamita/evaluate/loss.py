@@ -16,7 +16,7 @@ TOKENS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was scored: the sum of the surprise, in nats, over how many targets that stand for how many bytes of text."""
+    """What was scored: the summed surprise, in nats, over how many targets, which stand for how many bytes of text."""
 
     nats: float
     targets: int
@@ -34,7 +34,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """Σ nats / (ln 2 · bytes): comparable between tokenizers. Special tokens count as surprise, but have no bytes."""
+        """Σ nats / (ln 2 · bytes): comparable between tokenizers. Special tokens surprise, but have no bytes."""
         return self.nats / (math.log(2) * self.bytes) if self.bytes else math.nan
 
 
@@ -48,7 +48,8 @@ def evaluate_loss(
 ) -> Evaluation:
     """Score `windows` (those of `indices`, or all), each target once, with the model in evaluation mode.
 
-    `byte_lengths` (vocab_size,): the bytes of text each id stands for. `precision`: makes the context of each forward pass.
+    `byte_lengths` (vocab_size,): the bytes of text each id stands for. `precision` makes the context of each forward
+    pass.
     """
     device = next(model.parameters()).device
     lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))

@@ -27,7 +27,7 @@ def initialize(model: nn.Module, num_layers: int, seed: int) -> None:
 
 
 def normal(shape: tuple[int, ...], std: float, seed: int, name: str) -> Tensor:
-    """fp32 (rows, columns) ~ N(0, std²) on the CPU; each block of rows has its own key, so a shard draws only its own."""
+    """fp32 (rows, columns) ~ N(0, std²) on the CPU; each block of rows has a key, so a shard draws only its own."""
     blocks = []
     for first in range(0, shape[0], ROWS_PER_BLOCK):
         generator = torch.Generator().manual_seed(key(seed, "init", name, first))

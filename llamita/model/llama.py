@@ -69,9 +69,8 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
-        self.lm_head = LMHead(config.hidden_size, config.vocab_size)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight  # Press & Wolf, 2017
+        tied = self.model.embed_tokens.weight if config.tie_embeddings else None  # Press & Wolf, 2017
+        self.lm_head = LMHead(config.hidden_size, config.vocab_size, tied)
         initialize(self, config.num_layers, seed)
 
     def forward(
@@ -124,7 +123,7 @@ class Llama(nn.Module):
 
     def num_parameters(self) -> dict[str, int]:
         """Parameters by group: embedding, attention, feed_forward, norm, head; a tied head counts none."""
-        groups = dict.fromkeys(("embedding", "attention", "feed_forward", "norm", "head"), 0)
+        groups: dict[str, int] = {"embedding": 0, "attention": 0, "feed_forward": 0, "norm": 0, "head": 0}
         marks = {"embed_tokens": "embedding", "self_attn": "attention", "mlp": "feed_forward", "lm_head": "head"}
         for name, parameter in self.named_parameters():
             group = next((g for mark, g in marks.items() if f"{mark}." in name), "norm")

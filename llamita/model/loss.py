@@ -34,9 +34,10 @@ class LMHead(nn.Module):
     It is a module of its own so that a loss can live here that never holds all the logits at once.
     """
 
-    def __init__(self, hidden_size: int, vocab_size: int):
+    def __init__(self, hidden_size: int, vocab_size: int, weight: Tensor | None = None):
+        """`weight` (vocab_size, hidden_size): the embedding's, where the two are tied."""
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size)) if weight is None else weight
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
         """hidden (batch, seq, hidden) -> logits (batch, seq, vocab_size), or the loss in nats."""

@@ -20,9 +20,9 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.half = config.head_dim // 2
+        self.pairs = config.head_dim // 2
         # fp32 even when the model is made in another type: in bf16 position 1,001 equals position 1,000.
-        exponents = torch.arange(self.half, dtype=torch.float32) * 2 / config.head_dim
+        exponents = torch.arange(self.pairs, dtype=torch.float32) * 2 / config.head_dim
         angles = torch.outer(torch.arange(config.max_seq_len).float(), config.rope_theta**-exponents)
         self.register_buffer("cos", angles.cos(), persistent=False)  # (max_seq_len, head_dim / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
@@ -32,5 +32,5 @@ class RotaryEmbedding(nn.Module):
         cos, sin = self.cos[positions], self.sin[positions]  # (seq, half) or (batch, seq, half)
         if positions.dim() == 2:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, seq, half): the same for all heads
-        first, second = x.split(self.half, dim=-1)
+        first, second = x.split(self.pairs, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

@@ -28,7 +28,7 @@ class AdamW(Optimizer):
         weight_decay: float = 0.1,
     ):
         """`params`: parameters, or groups as for any torch optimizer. Raises `ValueError` for settings out of range."""
-        if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+        if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
             raise ValueError(f"out of range: lr {lr}, betas {betas}, eps {eps}, weight_decay {weight_decay}")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 

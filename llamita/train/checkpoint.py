@@ -1,9 +1,9 @@
 """Checkpoints: a folder of safetensors and a manifest, complete or absent, never half written.
 
-    step_00000500/
-        model.safetensors        the parameters by name; a tied head is not written twice
-        optimizer.safetensors    <parameter>.exp_avg and the like
-        manifest.json            format, step, sha256 of each file and of the manifest itself, and what the run adds
+step_00000500/
+    model.safetensors        the parameters by name; a tied head is not written twice
+    optimizer.safetensors    <parameter>.exp_avg and the like
+    manifest.json            format, step, sha256 of each file and of the manifest itself, and what the run adds
 """
 
 import hashlib
@@ -24,9 +24,7 @@ FORMAT_VERSION = 1
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
 
 
-def save_checkpoint(
-    path: str | Path, model: nn.Module, optimizer: Optimizer | None, step: int, **extra: Any
-) -> Path:
+def save_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | None, step: int, **extra: Any) -> Path:
     """Write the folder `path`: beside it first, forced to disk, then renamed. An older one at that place is replaced.
 
     `extra`: further JSON values for the manifest. Raises `UserError` when the disk is full or cannot be written.
@@ -46,7 +44,7 @@ def save_checkpoint(
             raise
         shutil.rmtree(beside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: the checkpoint could not be written ({reason}); what was there before is kept") from None
+        raise UserError(f"{path}: the checkpoint could not be written ({reason}); older ones are kept") from None
     return path
 
 
@@ -64,7 +62,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | N
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose every file is what it says. Raises `UserError` for a missing or damaged one."""
+    """The manifest of a checkpoint whose every file is what it says. Raises `UserError` for missing or damaged ones."""
     try:
         content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
         own = content.pop("sha256")
@@ -78,7 +76,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if damaged:
         raise UserError(f"{path}: damaged checkpoint, {damaged} is not what was saved; use another one")
     if content["format_version"] != FORMAT_VERSION:
-        raise UserError(f"{path}: checkpoint format {content['format_version']} is not known to this version of llamita")
+        raise UserError(f"{path}: format {content['format_version']} is not known to this version of llamita")
     return content
 
 

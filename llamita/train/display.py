@@ -39,13 +39,12 @@ class Display:
         self._live, self._task, self._label = None, None, ""
 
     def _draw(self, label: str, done: int, total: int, status: str) -> None:
-        if self._live is None:
+        if self._live is None or self._task is None:
             columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}")
             times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[status]}")
-            self._live = Progress(*columns, *times, console=self.console, transient=True)
-            self._live.start()
-            self._task = self._live.add_task(label, total=total, completed=done, status=status)
-        assert self._task is not None
+            live = Progress(*columns, *times, console=self.console, transient=True)
+            live.start()
+            self._live, self._task = live, live.add_task(label, total=total, completed=done, status=status)
         self._live.update(self._task, completed=done, status=status)
 
     def _print(self, label: str, done: int, total: int, status: str) -> None:

@@ -86,7 +86,8 @@ def _train(run: Run) -> None:
             scored = evaluate(run) if evaluating else None
             values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "tokens_per_second": speed}
             log_metrics(run, values, scored)
-            display.progress("training", state.step, max_steps, f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s")
+            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s"
+            display.progress("training", state.step, max_steps, status)
             if scored:
                 announce_evaluation(run, scored)
             if due(execution.sample_every):

@@ -53,15 +53,19 @@ def announce(run: Run) -> None:
 
 def trial_step(run: Run) -> tuple[float, float]:
     """Seconds of one update, and peak memory in bytes with the optimizer's state. Leaves the run as it was."""
-    for _ in range(2):  # the first one warms up
-        started = time.perf_counter()
-        accumulate_gradients(run, run.model, next_batch(run, run.state.step), run.state.step)
-        if run.hardware.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
+    _seconds_of_gradients(run)  # warms up
+    seconds = _seconds_of_gradients(run)
     run.optimizer.zero_grad(set_to_none=True)
     optimizer_bytes = 8 * sum(p.numel() for p in run.model.parameters())
     return seconds, _peak_memory(run.hardware.device) + optimizer_bytes
+
+
+def _seconds_of_gradients(run: Run) -> float:
+    started = time.perf_counter()
+    accumulate_gradients(run, run.model, next_batch(run, run.state.step), run.state.step)
+    if run.hardware.device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def _peak_memory(device: str) -> float:

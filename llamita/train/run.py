@@ -139,7 +139,7 @@ def _with_choices_of(facts: dict[str, Any], config: RunConfig, display: Display)
     now = {"device": config.run.device, "precision": config.run.precision, "threads": config.run.threads}
     for name, value in {**now, "torch": torch.__version__}.items():
         if facts.get(name) != value:
-            display.say(f"note: {name} was {facts.get(name)}, is {value} now: from here on not bit for bit the same run")
+            display.say(f"note: {name} was {facts.get(name)}, is {value} now: from here on not the same bit for bit")
     return config
 
 

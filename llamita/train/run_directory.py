@@ -1,6 +1,6 @@
 """A run is a directory: its configuration, tokenizer, logs and checkpoints.
 
-    config.toml  tokenizer.json  metrics.jsonl  samples.jsonl  step_00000500/  step_00001000/
+config.toml  tokenizer.json  metrics.jsonl  samples.jsonl  step_00000500/  step_00001000/
 """
 
 import fcntl
@@ -99,7 +99,7 @@ class RunDirectory:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError:
-            raise UserError(f"{self.path}: another process is training here; wait for it or choose --output_dir") from None
+            raise UserError(f"{self.path}: another process trains here; wait for it or choose --output_dir") from None
         finally:
             os.close(descriptor)
 
@@ -116,7 +116,7 @@ class JsonLines:
             with self.path.open("ab", buffering=0) as stream:
                 stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         except OSError as error:
-            raise UserError(f"{self.path}: could not be written ({error.strerror}); the last checkpoint is kept") from None
+            raise UserError(f"{self.path}: could not be written ({error.strerror}); checkpoints are kept") from None
 
     def offset(self) -> int:
         """How long the file is, in bytes, with all of it on disk."""
