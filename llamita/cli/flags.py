@@ -1,0 +1,41 @@
+"""How flags and configuration files meet: flags win, files fill what is left, other trainers' names are understood."""
+
+from typing import Annotated, Any
+
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.config import Dict
+
+from llamita.config import ALIASES, DataConfig, ExecutionConfig, ModelConfig, OptimizerConfig, TrainingConfig, read_toml
+
+FLAT = Parameter(name="*")  # the fields of a table are flags of their own: --hidden_size, not --model.hidden_size
+
+ModelFlags = Annotated[ModelConfig, FLAT]
+DataFlags = Annotated[DataConfig, FLAT]
+OptimizerFlags = Annotated[OptimizerConfig, FLAT]
+TrainingFlags = Annotated[TrainingConfig, FLAT]
+ExecutionFlags = Annotated[ExecutionConfig, FLAT]
+
+
+def canonical_flags(words: list[str]) -> list[str]:
+    """The command line with aliases replaced: `--block_size 64` -> `--max_seq_len 64`. Words behind `--` stay."""
+    end = words.index("--") if "--" in words else len(words)
+    return [_canonical(word) for word in words[:end]] + words[end:]
+
+
+def _canonical(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    return f"--{ALIASES[name]}{equals}{value}" if flag.startswith("--") and name in ALIASES else word
+
+
+def fill_from_config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give every flag that is not on the command line its value from the file named with --config."""
+    for argument in arguments:
+        if "--config" in argument.names and argument.tokens:
+            path = argument.tokens[0].value
+            flat: dict[str, Any] = {}
+            for table in read_toml(path).values():
+                flat.update(table)
+            # Names were checked in reading; a command that has not all the flags takes those it has.
+            Dict(flat, source=path, use_commands_as_keys=False, allow_unknown=True)(app, commands, arguments)
+            return

@@ -1,0 +1,40 @@
+"""`llamita prepare`."""
+
+from pathlib import Path
+
+from llamita.cli.flags import DataFlags
+from llamita.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+
+
+def prepare(
+    *,
+    config: Path | None = None,
+    data: DataFlags = DataConfig(),  # noqa: B008  (frozen)
+    vocab_size: int = ModelConfig.vocab_size,
+    seed: int = TrainingConfig.seed,
+) -> None:
+    """Tokenize text into files that training maps into memory. `train` does it by itself on first use.
+
+    Parameters
+    ----------
+    config: Path
+        A TOML file, as for `train`.
+    vocab_size: int
+        How large a BPE tokenizer to train.
+    seed: int
+        Of the built-in stories.
+    """
+    from llamita.data import prepare_data
+    from llamita.train import Display
+
+    display = Display()
+    wanted = RunConfig(model=ModelConfig(vocab_size=vocab_size), data=data, training=TrainingConfig(seed=seed))
+    prepared, tokenizer, _ = prepare_data(wanted, display.progress)
+    display.close()
+    tokenizer.save(prepared.folder)
+    print(f"source      {prepared.manifest.source}")
+    print(f"tokenizer   {tokenizer.vocab_size:,} tokens")
+    for name, part in prepared.manifest.parts.items():
+        size = f"{part.tokens:,} tokens of {part.dtype}, {part.bytes:,} bytes of text, {part.documents:,} documents"
+        print(f"{name:<11} {size}, {part.bytes / part.tokens:.2f} bytes per token")
+    print(f"folder      {prepared.folder}")

@@ -1,0 +1,64 @@
+"""`llamita tokenizer train | encode | decode`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from llamita.config import ModelConfig
+
+app = App(name="tokenizer", help="Train a tokenizer, and look at what it does.")
+Saved = Annotated[Path, Parameter(help="A folder or file of a saved tokenizer.json; a run directory is one.")]
+
+
+@app.command
+def train(
+    *,
+    data: list[Path],
+    output_dir: Path,
+    tokenizer: Literal["bpe", "char"] = "bpe",
+    vocab_size: int = ModelConfig.vocab_size,
+    pattern: Literal["gpt2", "cl100k", "llama3"] = "gpt2",
+) -> None:
+    """Train a tokenizer on text files, and write its tokenizer.json.
+
+    Parameters
+    ----------
+    data: list[Path]
+        Text files.
+    output_dir: Path
+        The folder to write to.
+    tokenizer: Literal
+        Byte-level BPE, or one token a character.
+    vocab_size: int
+        How many tokens a BPE tokenizer is to have.
+    pattern: Literal
+        How text is split into pieces before merging.
+    """
+    from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, train_bpe
+
+    if tokenizer == "char":
+        made = CharTokenizer.train(data)
+    else:
+        vocab, merges = train_bpe(data, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], pattern=pattern)
+        made = BPETokenizer(vocab, merges, [END_OF_TEXT], pattern)
+    print(f"{made.vocab_size:,} tokens, written to {made.save(output_dir)}")
+
+
+@app.command
+def encode(text: str, *, tokenizer: Saved) -> None:
+    """Print the ids of a text, and the piece of text each stands for."""
+    from llamita.tokenizer import load_tokenizer
+
+    loaded = load_tokenizer(tokenizer)
+    ids = loaded.encode(text)
+    print(" ".join(map(str, ids)))
+    print("|".join(loaded.decode([token]) for token in ids))
+
+
+@app.command
+def decode(ids: list[int], *, tokenizer: Saved) -> None:
+    """Print the text of ids."""
+    from llamita.tokenizer import load_tokenizer
+
+    print(load_tokenizer(tokenizer).decode(ids))

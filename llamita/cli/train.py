@@ -1,0 +1,49 @@
+"""`llamita train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamita.cli.flags import DataFlags, ExecutionFlags, ModelFlags, OptimizerFlags, TrainingFlags
+from llamita.config import DataConfig, ExecutionConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from llamita.train import RunDirectory
+
+
+def train(
+    *,
+    config: Path | None = None,
+    model: ModelFlags = ModelConfig(),  # noqa: B008  (frozen)
+    data: DataFlags = DataConfig(),  # noqa: B008
+    optimizer: OptimizerFlags = OptimizerConfig(),  # noqa: B008
+    training: TrainingFlags = TrainingConfig(),  # noqa: B008
+    run: ExecutionFlags = ExecutionConfig(),  # noqa: B008
+) -> None:
+    """Train a model; without flags, a small Llama on the built-in stories. The same command goes on where it stopped.
+
+    Parameters
+    ----------
+    config: Path
+        A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags win over it.
+    """
+    from llamita.train import RunDirectory
+    from llamita.train import train as train_run
+
+    path = train_run(RunConfig(model, data, optimizer, training, run))
+    _conclude(RunDirectory(path))
+
+
+def _conclude(directory: "RunDirectory") -> None:
+    """The last lines: what to try next, and how far the loss is from its floor."""
+    facts = directory.facts()
+    scored = [row for row in directory.metrics.rows() if row["val_loss"] is not None][-1]["val_loss"]
+    print("\nTry next:")
+    print(f"  llamita generate --checkpoint {directory.path}")
+    print(f"  llamita eval --checkpoint {directory.path}")
+    floor, unigram = facts.get("loss_floor"), facts["unigram_entropy"]
+    if floor is None:
+        print(f"unigram entropy {unigram:.4f} nats/token, validation loss {scored:.4f}")
+        return
+    share = (scored - floor) / (unigram - floor)
+    print(f"{share:.2%} of the way from the floor up to the unigram entropy {unigram:.4f}")
+    print(f"loss floor {floor:.4f} nats/token, validation loss {scored:.4f}, {scored - floor:.4f} above it")
