@@ -357,7 +357,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         return value
     if get_origin(hint) is tuple:
-        return tuple([value] if isinstance(value, str) else value)
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{where} is {value!r}, but must be a name, or a list of names")
+        return tuple(names)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
