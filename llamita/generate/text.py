@@ -1,5 +1,6 @@
 """Generation from text to text."""
 
+import codecs
 from collections.abc import Iterator, Sequence
 
 from llamita.config import GenerationConfig
@@ -31,18 +32,14 @@ def generate(
 
 def stream(model: Llama, tokenizer: Tokenizer, prompt: str, config: GenerationConfig) -> Iterator[str]:
     """The same as it is written, in pieces that end at whole characters."""
-    ids: list[int] = []
-    said = 0
+    spelled = {token: name.encode() for name, token in tokenizer.special_tokens.items()}
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character's bytes may come in several tokens
     for (token,) in generate_ids(model, [prompt_ids(tokenizer, prompt)], config, tokenizer.end_id):
         if token is None or token == tokenizer.end_id:
             break
-        ids.append(token)
-        text = tokenizer.decode(ids)
-        whole = len(text.rstrip("\ufffd"))  # the last character may still lack bytes
-        if whole > said:
-            yield text[said:whole]
-            said = whole
-    if rest := tokenizer.decode(ids)[said:]:
+        if text := decoder.decode(spelled.get(token) or tokenizer.token_bytes(token)):
+            yield text
+    if rest := decoder.decode(b"", final=True):
         yield rest
 
 
