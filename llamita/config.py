@@ -13,6 +13,7 @@ next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions insi
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -304,13 +305,21 @@ def read_toml(path: str | Path) -> dict[str, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path}: not a readable TOML file ({getattr(error, 'strerror', None) or error})") from None
     tables.pop("facts", None)  # what a run found out and wrote down; not configuration
-    tables = {table: _without_aliases(rows) for table, rows in tables.items()}
+    tables = {table: _without_aliases(rows, str(path)) for table, rows in tables.items()}
     check_tables(tables, str(path))
     return tables
 
 
-def _without_aliases(rows: Any) -> Any:
-    return {ALIASES.get(key, key): value for key, value in rows.items()} if isinstance(rows, dict) else rows
+def _without_aliases(rows: Any, source: str) -> Any:
+    if not isinstance(rows, dict):
+        return rows
+    renamed: dict[str, Any] = {}
+    for key, value in rows.items():
+        name = ALIASES.get(key, key)
+        if name in renamed:
+            raise UserError(f"{source}: '{name}' is set twice, once by another name ('{key}' is '{name}'); keep one")
+        renamed[name] = value
+    return renamed
 
 
 def check_tables(tables: Mapping[str, Any], source: str) -> None:
@@ -330,13 +339,13 @@ def check_tables(tables: Mapping[str, Any], source: str) -> None:
 
 def _misplaced(key: str, table: str, known: dict[str, str], source: str) -> str:
     if key in known:
-        return f"{source}: key '{key}' stands under [{table}], but belongs under [{known[key]}]"
+        return f"{source}: key {key!r} stands under [{table}], but belongs under [{known[key]}]"
     return _unknown("key", key, known, source)
 
 
 def _unknown(what: str, name: str, known: Any, source: str) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"{source}: unknown {what} '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
+    return f"{source}: unknown {what} {name!r}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 def _table_class(table: str) -> Any:
@@ -345,7 +354,11 @@ def _table_class(table: str) -> Any:
 
 def _construct(cls: Any, rows: Mapping[str, Any], source: str) -> Any:
     hints = get_type_hints(cls)
-    return cls(**{key: _typed(value, hints[key], f"{source}: {key}") for key, value in rows.items()})
+    values = {key: _typed(value, hints[key], f"{source}: {key}") for key, value in rows.items()}
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
@@ -370,14 +383,14 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 def _require_positive(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) > 0:
-            raise UserError(f"{name} is {getattr(config, name)}, but must be above 0")
+        if not 0 < getattr(config, name) < math.inf:
+            raise UserError(f"{name} is {getattr(config, name)}, but must be above 0 and finite")
 
 
 def _require_not_negative(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) >= 0:
-            raise UserError(f"{name} is {getattr(config, name)}, but must not be negative")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise UserError(f"{name} is {getattr(config, name)}, but must be finite and not negative")
 
 
 def _require_share(config: Any, *names: str) -> None:

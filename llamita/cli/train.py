@@ -1,5 +1,6 @@
 """`llamita train`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def train(
 def _conclude(directory: "RunDirectory") -> None:
     """The last lines: what to try next, and how far the loss is from its floor."""
     facts = directory.facts()
-    scored = [row for row in directory.metrics.rows() if row["val_loss"] is not None][-1]["val_loss"]
+    scored = next((r["val_loss"] for r in reversed(directory.metrics.rows()) if r["val_loss"] is not None), math.nan)
     print("\nTry next:")
     print(f"  llamita generate --checkpoint {directory.path}")
     print(f"  llamita eval --checkpoint {directory.path}")

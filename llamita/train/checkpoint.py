@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -39,8 +40,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | N
             save_file(_optimizer_tensors(model, optimizer), beside / OPTIMIZER_FILE)
         _write_manifest(beside, {"format_version": FORMAT_VERSION, "step": step, "torch": torch.__version__, **extra})
         _replace(beside, path)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "I/O error" not in str(error) and "No space" not in str(error):
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and "I/O error" not in str(error):
             raise
         shutil.rmtree(beside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -57,6 +58,8 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | N
     manifest = read_manifest(path)
     _load_model(path / MODEL_FILE, model)
     if optimizer is not None:
+        if OPTIMIZER_FILE not in manifest["files"]:
+            raise UserError(f"{path}: holds no optimizer state, only a model; load it without an optimizer")
         _load_optimizer(path / OPTIMIZER_FILE, model, optimizer)
     return manifest["step"]
 

@@ -76,7 +76,8 @@ def _train(run: Run) -> None:
             state.step += 1
             state.tokens += int(run.processes.sum(batch.num_targets))
             evaluating, saving = due(execution.eval_every), due(execution.save_every)
-            if not (evaluating or saving or stop or due(execution.log_every) or state.step == 1):
+            logging = evaluating or saving or due(execution.log_every) or state.step == 1
+            if not (logging or stop):
                 clock.stop()
                 continue
 
@@ -84,8 +85,9 @@ def _train(run: Run) -> None:
             clock.stop()
             speed = clock.tokens_per_second(state.tokens)
             scored = evaluate(run) if evaluating else None
-            values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "tokens_per_second": speed}
-            log_metrics(run, values, scored)
+            if logging:  # a stop leaves no line that an undisturbed run would not have
+                values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "tokens_per_second": speed}
+                log_metrics(run, values, scored)
             status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s"
             display.progress("training", state.step, max_steps, status)
             if scored:

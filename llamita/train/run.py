@@ -158,4 +158,11 @@ def _resume(directory: RunDirectory, model: Llama, optimizer: AdamW, display: Di
     directory.metrics.truncate(manifest["metrics_offset"])
     directory.samples.truncate(manifest["samples_offset"])
     best = manifest["best_val_loss"]
+    _clear_away(directory, manifest["step"], manifest["best_step"])
     return State(manifest["step"], manifest["tokens"], math.inf if best is None else best, manifest["best_step"])
+
+
+def _clear_away(directory: RunDirectory, step: int, best_step: int) -> None:
+    """Delete the older checkpoints that would be gone, had the run not been killed before it came to that."""
+    older = [other for other in directory.steps() if other < step]
+    directory.prune({best_step, *older[-1:], *(set(directory.steps()) - set(older))})

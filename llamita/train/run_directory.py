@@ -3,6 +3,7 @@
 config.toml  tokenizer.json  metrics.jsonl  samples.jsonl  step_00000500/  step_00001000/
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -49,6 +50,7 @@ class RunDirectory:
 
     def facts(self) -> dict[str, Any]:
         """What the run found out when it began: loss_floor, device, threads and the like."""
+        self.config()  # says what is wrong with the file
         return tomllib.loads((self.path / CONFIG_FILE).read_text(encoding="utf-8")).get("facts", {})
 
     def checkpoint(self, step: int) -> Path:
@@ -83,8 +85,9 @@ class RunDirectory:
     def prune(self, keep: set[int]) -> None:
         """Delete the checkpoints of all other steps, and what writing left behind."""
         for step in set(self.steps()) - keep:
-            shutil.rmtree(self.checkpoint(step))
-        for left_over in [*self.path.glob(f".{STEP}*.partial"), *self.path.glob(f".{STEP}*.replaced")]:
+            # Renamed first, so that a kill meanwhile leaves no half checkpoint under a good name.
+            self.checkpoint(step).rename(self.path / f".{STEP}{step:08d}.deleted")
+        for left_over in self.path.glob(f".{STEP}*"):
             shutil.rmtree(left_over)
 
     @contextmanager
@@ -111,10 +114,14 @@ class JsonLines:
         self.path = path
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one line, in one piece. Raises `UserError` where the disk does not take it."""
+        """Write one line, in one piece. Raises `UserError` where the disk does not take it all."""
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
             with self.path.open("ab", buffering=0) as stream:
-                stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                start = stream.tell()
+                if stream.write(line) != len(line):  # a disk that fills up takes what still fits, without an error
+                    stream.truncate(start)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error.strerror}); checkpoints are kept") from None
 
@@ -129,12 +136,13 @@ class JsonLines:
     def truncate(self, offset: int) -> None:
         """Forget the lines behind `offset`: they were written after the checkpoint that a run goes on from."""
         if self.path.exists():
-            os.truncate(self.path, offset)
+            os.truncate(self.path, min(offset, self.path.stat().st_size))
 
     def rows(self) -> list[dict[str, Any]]:
         """All complete lines."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        # Not splitlines(): a text may hold U+2028 and the like. What follows the last newline is a torn line.
+        return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -> Path:

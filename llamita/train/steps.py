@@ -54,7 +54,7 @@ def evaluate(run: Run) -> Evaluation:
     indices = spread(len(run.data.validation), run.config.run.eval_sequences)
     lengths = run.data.tokenizer.byte_lengths
     result = evaluate_loss(run.model, run.data.validation, lengths, indices, run.hardware.autocast)
-    if result.loss < run.state.best_val_loss:
+    if run.state.step > 0 and result.loss < run.state.best_val_loss:  # of step 0 there is no checkpoint
         run.state.best_val_loss, run.state.best_step = result.loss, run.state.step
     return result
 
@@ -76,7 +76,7 @@ def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | 
     """Write one line of metrics.jsonl."""
     row: dict[str, Any] = {
         "step": run.state.step,
-        "train_loss": None,
+        **dict.fromkeys(("train_loss", "lr", "grad_norm", "tokens_per_second")),  # step 0 has none of them
         "val_loss": scored.loss if scored else None,
         "perplexity": scored.perplexity if scored else None,
         "bits_per_byte": scored.bits_per_byte if scored else None,
