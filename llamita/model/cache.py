@@ -37,7 +37,9 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        """Room for `slots` sequences of `max_seq_len` tokens each."""
+        """Room for `slots` sequences of `max_seq_len` tokens, no more than the model's context (`ValueError`)."""
+        if max_seq_len > config.max_seq_len:
+            raise ValueError(f"a cache of {max_seq_len} tokens is longer than the context of {config.max_seq_len}")
         shape = (config.num_layers, slots, config.num_kv_heads, max_seq_len + 1, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)

@@ -11,7 +11,7 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     """Scale all gradients, in place, by one factor such that their joint norm is at most `max_norm`.
 
     Returns the norm before clipping, a tensor () (reading it waits for the device). Gradients already below the bound
-    stay as they are, bit for bit. `max_norm` of infinity only measures.
+    stay as they are, bit for bit. `max_norm` of infinity only measures, as long as the norm is finite.
     """
     params = [params] if isinstance(params, Tensor) else params
     grads = [p.grad for p in params if p.grad is not None]
