@@ -323,7 +323,7 @@ def _without_aliases(rows: Any, source: str) -> Any:
 
 
 def check_tables(tables: Mapping[str, Any], source: str) -> None:
-    """Raise `UserError` for a table or key that does not exist, with the nearest name that does."""
+    """Raise `UserError` for a table or key that does not exist, with the nearest that does, or for a wrong type."""
     known = field_tables()
     for table, rows in tables.items():
         if not isinstance(rows, Mapping):
@@ -335,6 +335,7 @@ def check_tables(tables: Mapping[str, Any], source: str) -> None:
         for key in rows:
             if known.get(key) != table:
                 raise UserError(_misplaced(key, table, known, source))
+            _typed(rows[key], get_type_hints(_table_class(table))[key], f"{source}: {key}")
 
 
 def _misplaced(key: str, table: str, known: dict[str, str], source: str) -> str:

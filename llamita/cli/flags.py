@@ -36,6 +36,10 @@ def fill_from_config_file(app: App, commands: tuple[str, ...], arguments: Argume
             flat: dict[str, Any] = {}
             for table in read_toml(path).values():
                 flat.update(table)
+            # Under the command's own name: at the top, cyclopts drops keys that are named as a command is (tokenizer).
+            nested: dict[str, Any] = flat
+            for command in reversed(commands):
+                nested = {command: nested}
             # Names were checked in reading; a command that has not all the flags takes those it has.
-            Dict(flat, source=path, use_commands_as_keys=False, allow_unknown=True)(app, commands, arguments)
+            Dict(nested, source=path, allow_unknown=True)(app, commands, arguments)
             return
