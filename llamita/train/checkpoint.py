@@ -124,8 +124,14 @@ def _load_optimizer(file: Path, model: nn.Module, optimizer: Optimizer) -> None:
         prefix = f"{name}."
         kinds = {key[len(prefix) :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         for kind, value in kinds.items():
-            whole = value.shape == parameter.shape
-            optimizer.state[parameter][kind] = torch.empty_like(parameter).copy_(value) if whole else value.item()
+            optimizer.state[parameter][kind] = _state(value, parameter)
+
+
+def _state(value: Tensor, parameter: Tensor) -> Tensor | int:
+    """A tensor like the parameter, a count (llamita's `step`), or a tensor of another shape (torch's `step`)."""
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter).copy_(value)
+    return value.clone() if value.is_floating_point() else int(value)
 
 
 def _write_manifest(folder: Path, content: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def _train(run: Run) -> None:
                 clock.stop()
                 continue
 
-            require_finite(run, loss.item())
+            require_finite(run, loss.item(), norm.item())
             clock.stop()
             speed = clock.tokens_per_second(state.tokens)
             scored = evaluate(run) if evaluating else None

@@ -96,18 +96,24 @@ def announce_evaluation(run: Run, scored: Evaluation) -> None:
     )
 
 
-def require_finite(run: Run, loss: float) -> None:
-    """Raise `UserError` where the loss is no number any more, before that is saved."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {run.state.step}: training has diverged; lower --learning_rate, "
-            "lengthen --warmup_steps, or use --precision fp32 (the last checkpoint is still good)"
-        )
+def require_finite(run: Run, loss: float, norm: float) -> None:
+    """Raise `UserError` where the loss or its gradient is no number any more, before that is saved."""
+    if not math.isfinite(loss + norm):
+        raise _diverged(run, f"the loss is {loss} and the norm of its gradient {norm}")
+
+
+def _diverged(run: Run, what: str) -> UserError:
+    return UserError(
+        f"{what} at step {run.state.step}: training has diverged; lower --learning_rate, "
+        "lengthen --warmup_steps, or use --precision fp32 (the last checkpoint is still good)"
+    )
 
 
 def save(run: Run) -> None:
     """Write a checkpoint of the present step; keep the best, the one before, and this one."""
     state = run.state
+    if not all(parameter.isfinite().all() for parameter in run.model.parameters()):
+        raise _diverged(run, "there are weights that are no finite numbers")
     before = [step for step in run.directory.steps() if step < state.step]
     save_checkpoint(
         run.directory.checkpoint(state.step),
