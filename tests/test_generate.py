@@ -1,0 +1,262 @@
+"""Sampling and decoding against Hugging Face's, and generation as a whole."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from runs import cache, command, refusal, text, train_words
+from test_model import enlarge, hugging_face
+from transformers.generation.logits_process import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from llamita.config import GenerationConfig
+from llamita.errors import UserError
+from llamita.generate import generate, generate_ids, generate_many, penalize_repetition, sample_logits, stream
+from llamita.model import Llama, ModelConfig
+from llamita.tokenizer import BPETokenizer, CharTokenizer
+
+fixtures = (cache, text)
+GREEDY = {"temperature": 0.0, "top_k": 0}
+SETTINGS = [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.8), (0.8, 9, 0.5), (2.0, 1, 1.0), (1.0, 0, 1e-9), (1.0, 500, 1.0)]
+settings = pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
+
+
+def drawn_logits(rows: int = 8, vocab_size: int = 30) -> torch.Tensor:
+    return torch.randn(rows, vocab_size, generator=torch.Generator().manual_seed(1)) * 3
+
+
+def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
+    """The probabilities that Hugging Face draws from."""
+    logits = TemperatureLogitsWarper(temperature)(None, logits.double())
+    if top_k:
+        logits = TopKLogitsWarper(top_k)(None, logits)
+    if top_p < 1:
+        logits = TopPLogitsWarper(top_p)(None, logits)
+    return logits.softmax(dim=-1)
+
+
+def shares(logits: torch.Tensor, draws: int, **options) -> torch.Tensor:
+    """How often each token comes, over numbers spread evenly through [0, 1): exact to 1 / draws."""
+    uniform = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    counts = torch.zeros(logits.shape, dtype=torch.float64)
+    for row in range(len(logits)):
+        ids = sample_logits(logits[row].expand(draws, -1), uniform=uniform, **options)
+        counts[row] = torch.bincount(ids, minlength=logits.shape[1])
+    return counts / draws
+
+
+@settings
+def test_tokens_come_as_often_as_hugging_face_draws_them(temperature, top_k, top_p):
+    logits = drawn_logits()
+    actual = shares(logits, 10_000, temperature=temperature, top_k=top_k, top_p=top_p)
+    expected = warped(logits, temperature, top_k, top_p)
+    assert (actual - expected).abs().max() <= 1.5e-4
+    assert torch.equal(actual > 0, actual * (expected > 0) > 0)
+
+
+@settings
+@pytest.mark.parametrize("edge", [0.0, 1 - 2**-53, 1 - 2**-24, 1.0])
+def test_at_the_edges_of_the_draw_no_token_of_probability_zero_comes(temperature, top_k, top_p, edge):
+    logits = drawn_logits()
+    logits[:, ::3] = -torch.inf
+    uniform = torch.full((len(logits),), edge, dtype=torch.float64)
+    ids = sample_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, uniform=uniform)
+    chosen = warped(logits, temperature, top_k, top_p).gather(1, ids.unsqueeze(1))
+    assert (chosen > 0).all()
+
+
+def test_without_given_randomness_torchs_generator_draws_the_distribution():
+    torch.manual_seed(0)
+    logits = drawn_logits(1)
+    ids = sample_logits(logits.expand(20_000, -1), temperature=1.0, top_k=0)
+    expected = logits.double().softmax(dim=-1)[0] * 20_000
+    observed = torch.bincount(ids, minlength=30)
+    common = expected >= 5
+    chi_square = ((observed - expected) ** 2 / expected)[common].sum().item()
+    assert chi_square < 3 * common.sum()  # far beyond the 99.99th percentile for 10 to 30 cells
+
+
+def test_temperature_0_takes_the_likeliest_and_tiny_temperatures_come_to_the_same():
+    logits = drawn_logits()
+    assert torch.equal(sample_logits(logits, temperature=0), logits.argmax(dim=-1))
+    assert torch.equal(sample_logits(logits, temperature=1e-6), logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3, 0.8])
+def test_the_repetition_penalty_is_hugging_faces(penalty):
+    logits, ids = drawn_logits(4), torch.randint(30, (4, 9), generator=torch.Generator().manual_seed(2))
+    seen = torch.zeros(4, 30, dtype=torch.bool).scatter_(1, ids, True)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
+    torch.testing.assert_close(penalize_repetition(logits, seen, penalty), expected)
+
+
+def twins(seed: int = 0, **changes):
+    """A model of ours and Hugging Face's with the same weights, sharp as trained ones."""
+    shape = {"vocab_size": 23, "hidden_size": 24, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "max_seq_len": 40}
+    ours = Llama(ModelConfig(**{**shape, **changes})).eval()
+    torch.manual_seed(seed)
+    enlarge(ours)
+    theirs = hugging_face(ours.config)
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    theirs.tie_weights()
+    return ours, theirs
+
+
+def written(model, prompts, end_id=None, **options) -> list[list[int]]:
+    """What is written behind each prompt, the end token included."""
+    steps = list(generate_ids(model, prompts, GenerationConfig(**options), end_id))
+    return [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
+
+
+PROMPTS = [[3], [1, 2, 3, 4, 5, 6, 7, 8, 9], [7, 7], [20, 1, 4, 9]]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.4])
+def test_greedy_decoding_of_prompts_of_different_lengths_at_once_is_hugging_faces(penalty):
+    ours, theirs = twins()
+    actual = written(ours, PROMPTS, max_new_tokens=25, repetition_penalty=penalty, **GREEDY)
+    options = {"max_new_tokens": 25, "do_sample": False, "repetition_penalty": penalty, "eos_token_id": None}
+    for prompt, mine in zip(PROMPTS, actual, strict=True):
+        expected = theirs.generate(torch.tensor([prompt]), pad_token_id=0, **options)
+        assert mine == expected[0, len(prompt) :].tolist()
+    assert len({tuple(row) for row in actual}) > 1
+
+
+def test_a_row_ends_at_its_end_token_and_the_others_go_on():
+    model, _ = twins()
+    free = written(model, PROMPTS, max_new_tokens=20, **GREEDY)
+    end = free[1][4]
+    stopped = written(model, PROMPTS, end_id=end, max_new_tokens=20, **GREEDY)
+    assert stopped == [row[: row.index(end) + 1] if end in row else row for row in free]
+
+
+def test_it_ends_at_once_when_all_rows_have_ended():
+    model, _ = twins()
+    first = written(model, [[3]], max_new_tokens=1, **GREEDY)[0][0]
+    assert written(model, [[3]], end_id=first, max_new_tokens=20, **GREEDY) == [[first]]
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_something_else():
+    model, _ = twins()
+    draw = [written(model, PROMPTS, max_new_tokens=15, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
+    assert draw[0] == draw[1] != draw[2]
+
+
+def test_rows_of_the_same_prompt_draw_differently():
+    model, _ = twins()
+    assert len({tuple(row) for row in written(model, [[3]] * 4, max_new_tokens=15, temperature=1.5)}) == 4
+
+
+@pytest.mark.parametrize("context", [1, 2, 5, 8])
+def test_beyond_the_context_it_goes_on_as_if_the_last_half_were_read_anew(context):
+    model, theirs = twins(max_seq_len=context)
+    (actual,) = written(model, [[3, 4, 5]], max_new_tokens=30, **GREEDY)
+    row, expected = [3, 4, 5][-context:], []
+    while len(expected) < 30:  # without any cache
+        expected.append(theirs(torch.tensor([row])).logits[0, -1].argmax().item())
+        row.append(expected[-1])
+        if len(row) > context:
+            row = row[-max(context // 2, 1) :]
+    assert actual == expected
+
+
+def test_a_prompt_longer_than_the_context_counts_by_its_end():
+    model, _ = twins(max_seq_len=8)
+    prompt = torch.randint(23, (30,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert written(model, [prompt], **GREEDY) == written(model, [prompt[-8:]], **GREEDY)
+
+
+CHARACTERS = CharTokenizer("abcdefgh, é🙂日")
+
+
+def talker(tokenizer, **changes) -> Llama:
+    model, _ = twins(vocab_size=tokenizer.vocab_size, **changes)
+    return model
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer() -> BPETokenizer:
+    """256 bytes: every character beyond ASCII takes several tokens."""
+    return BPETokenizer({i: bytes([i]) for i in range(256)}, [], ["<|endoftext|>"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_streamed_pieces_are_whole_characters_and_join_to_the_text(byte_tokenizer, monkeypatch, seed):
+    spoken = "né 🙂日本 a\u0301" * 2
+    ids = [*byte_tokenizer.encode(spoken), *np.random.default_rng(seed).integers(128, 256, 12).tolist()]
+    monkeypatch.setattr("llamita.generate.text.generate_ids", lambda *_: iter([[token] for token in ids]))
+    pieces = list(stream(talker(byte_tokenizer), byte_tokenizer, "", GenerationConfig()))
+    assert "".join(pieces) == byte_tokenizer.decode(ids)
+    assert "".join(pieces).startswith(spoken)
+    assert pieces[: len(spoken)] == list(spoken)
+
+
+@pytest.mark.parametrize("prompt", ["", "abc", "é"])
+def test_streaming_generating_and_generating_many_write_the_same(prompt):
+    model = talker(CHARACTERS)
+    options = {"max_new_tokens": 30, "temperature": 1.2, "seed": 4}
+    whole = generate(model, CHARACTERS, prompt, **options)
+    assert "".join(stream(model, CHARACTERS, prompt, GenerationConfig(**options))) == whole
+    assert generate_many(model, CHARACTERS, [prompt], GenerationConfig(**options)) == [whole]
+    assert "<|endoftext|>" not in whole
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}], ids=str
+)
+def test_settings_out_of_range_are_refused_by_name(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        generate(talker(CHARACTERS), CHARACTERS, "a", **options)
+
+
+@pytest.fixture
+def run(text, tmp_path):
+    """A finished run with characters."""
+    assert command(*train_words(text, tmp_path / "run")) == 0
+    return tmp_path / "run"
+
+
+def said(capsys, *words) -> tuple[str, str]:
+    capsys.readouterr()
+    assert command("generate", *words) == 0
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_the_command_repeats_the_prompt_and_writes_on_the_same_for_the_same_seed(run, capsys):
+    words = ("the llama", "--checkpoint", run, "--max_new_tokens", "30", "--temperature", "1.2")
+    first, again, other = (said(capsys, *words, "--seed", seed)[0] for seed in (1, 1, 2))
+    assert first == again != other
+    assert first.startswith("the llama")
+    assert len(first) > len("the llama\n")
+
+
+def test_a_prompt_longer_than_the_context_is_told_on_stderr_and_goes_on(run, capsys):
+    out, error = said(capsys, "the llama ran to the hill and ate", "--checkpoint", run, "--max_new_tokens", 5)
+    assert out.startswith("the llama ran to the hill and ate")
+    assert error == "note: the prompt has 34 tokens, the context 16: only the last 16 are read\n"
+
+
+def test_a_character_that_the_model_never_saw_is_refused_and_named(run, capsys):
+    assert "'Z' 'é'" in refusal(capsys, "generate", "the Zé", "--checkpoint", run)
+
+
+def test_the_last_trained_run_is_taken_when_none_is_named(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    run.rename(tmp_path / "runs" / "mine")
+    assert said(capsys, "the")[0].startswith("the")
+
+
+def test_output_with_any_character_reaches_a_pipe_that_only_knows_ascii(run):
+    """A terminal of another age: nothing crashes, whatever is written."""
+    call = "from llamita.cli.main import main; main()"
+    words = [sys.executable, "-X", "utf8=0", "-c", call, "generate", "the", "--checkpoint", str(run)]
+    done = subprocess.run(words, capture_output=True, env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"the")

@@ -1,0 +1,238 @@
+"""The loop against plain torch; gradient accumulation; and what a run writes down."""
+
+import math
+import tomllib
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from runs import TINY, cache, command, flags, last_checkpoint, refusal, rows, text, tiny_config, train_words, tree
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+
+import llamita.data.dataset
+import llamita.train.loop
+from llamita.corpus.stories import validation_stories
+from llamita.data import BatchOrder, open_dataset
+from llamita.model import Llama, ModelConfig
+from llamita.parallel import Processes
+from llamita.train import Display, train
+from llamita.train.run import open_run
+from llamita.train.steps import accumulate_gradients, next_batch
+
+fixtures = (cache, text)
+both_windows = pytest.mark.parametrize("windows", ["stream", "document"])
+
+
+@contextmanager
+def opened(text, tmp_path, **options):
+    """A run, as the loop opens it, in a directory of its own."""
+    name = "-".join(map(str, options.values()))
+    config = tiny_config(text, **options, output_dir=str(tmp_path / name))
+    with open_run(config, Processes(), Display(quiet=True)) as run:
+        yield run
+
+
+def gradients(text, tmp_path, **options) -> tuple[float, dict[str, torch.Tensor]]:
+    with opened(text, tmp_path, **options) as run:
+        loss = accumulate_gradients(run, run.model, next_batch(run, 3), 3)
+        return loss.item(), {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+
+
+def assert_near(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (actual[name] - tensor).abs().max() <= tolerance, name
+
+
+@both_windows
+@pytest.mark.parametrize(
+    "cut", [{"micro_batch_size": 2}, {"micro_batch_size": 3}, {"batch_size": 2, "grad_accum_steps": 4}], ids=str
+)
+def test_a_batch_in_pieces_gives_the_gradients_of_the_batch_in_one(text, tmp_path, windows, cut):
+    loss, expected = gradients(text, tmp_path, windows=windows, batch_size=8)
+    pieces, actual = gradients(text, tmp_path, windows=windows, **{"batch_size": 8, **cut})
+    assert pieces == pytest.approx(loss, abs=1e-6)
+    assert_near(actual, expected, 1e-6)
+
+
+@both_windows
+def test_the_gradients_are_those_of_the_mean_over_all_targets_of_the_update(text, tmp_path, windows):
+    with opened(text, tmp_path, windows=windows, batch_size=8, micro_batch_size=2, max_seq_len=64) as run:
+        batch = next_batch(run, 0)
+        per_row = (batch.targets != -100).sum(dim=1)
+        assert windows == "stream" or len(set(per_row.tolist())) > 1  # a mean of means would be something else
+        accumulate_gradients(run, run.model, batch, 0)
+        actual = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+        run.model.zero_grad()
+        plain_loss(run.model, batch).backward()
+        assert_near(actual, {n: p.grad for n, p in run.model.named_parameters() if p.grad is not None}, 1e-6)
+
+
+@both_windows
+def test_training_in_pieces_ends_with_the_weights_of_training_in_one(text, tmp_path, windows):
+    cuts = {"whole": {"batch_size": 8}, "cut": {"batch_size": 8, "micro_batch_size": 2}}
+    cuts["accumulated"] = {"batch_size": 2, "grad_accum_steps": 4}
+    ends = {}
+    for name, cut in cuts.items():
+        assert command(*train_words(text, tmp_path / name, windows=windows, **cut)) == 0
+        ends[name] = load_file(tmp_path / name / "step_00000012" / "model.safetensors")
+    assert_near(ends["cut"], ends["whole"], 1e-5)
+    assert_near(ends["accumulated"], ends["whole"], 1e-5)
+
+
+def plain_loss(model, batch) -> torch.Tensor:
+    return cross_entropy(model(batch.ids).flatten(0, 1), batch.targets.flatten())
+
+
+def plain_training(config, steps: int) -> list[float]:
+    """The losses of a loop in torch's own words."""
+    options, data = config.optimizer, open_dataset(config)
+    model = Llama(ModelConfig(**{**vars(config.model), "vocab_size": data.tokenizer.vocab_size}), config.training.seed)
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    kept = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(options.beta1, options.beta2), eps=options.adam_eps)
+    warmup = [options.learning_rate * (i + 1) / options.warmup_steps for i in range(options.warmup_steps)]
+    order = BatchOrder(len(data.train), config.training.batch_size, config.training.seed)
+    losses = []
+    for step in range(steps):
+        through = (step - options.warmup_steps) / (config.training.max_steps - options.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * through)) * options.learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = warmup[step] if step < options.warmup_steps else cosine
+        loss = plain_loss(model, data.train.batch(order.indices(step)))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@both_windows
+def test_the_loop_learns_what_a_plain_torch_loop_learns(text, tmp_path, windows):
+    torch.set_num_threads(1)
+    options = {"windows": windows, "grad_clip": 0.5, "micro_batch_size": 3, "seed": 3}
+    assert command(*train_words(text, tmp_path / "run", **options)) == 0
+    losses = [row["train_loss"] for row in rows(tmp_path / "run")[1:]]
+    expected = plain_training(tiny_config(text, **options), 12)
+    np.testing.assert_allclose(losses, expected, atol=1e-5, rtol=0)
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_every_line_of_metrics_has_every_field(text, tmp_path):
+    assert command(*train_words(text, tmp_path / "run")) == 0
+    log = llamita.train.RunDirectory(tmp_path / "run").metrics.rows()
+    wanted = {"step", "train_loss", "val_loss", "lr", "timestamp", "tokens", "tokens_per_second", "grad_norm"}
+    assert all(wanted <= row.keys() for row in log)
+    assert [row["step"] for row in log] == list(range(13))
+    assert [row["step"] for row in log if row["val_loss"] is not None] == [0, 4, 8, 12]
+    assert [row["tokens"] for row in log] == [64 * step for step in range(13)]
+    assert all(row["timestamp"] > 1.7e9 and row["tokens_per_second"] > 0 for row in log[1:])
+    assert log[0]["perplexity"] == pytest.approx(math.exp(log[0]["val_loss"]))
+
+
+def test_every_evaluation_scores_the_same_windows(text, tmp_path, monkeypatch):
+    scored = []
+    whole = llamita.train.steps.evaluate_loss
+
+    def spy(model, windows, lengths, indices, precision):
+        scored.append(indices.tolist())
+        return whole(model, windows, lengths, indices, precision)
+
+    monkeypatch.setattr(llamita.train.steps, "evaluate_loss", spy)
+    assert command(*train_words(text, tmp_path / "run", eval_sequences=5)) == 0
+    assert scored == [scored[0]] * 4
+    assert len(set(scored[0])) == 5
+
+
+@pytest.mark.parametrize("directory", [None, "here"])
+def test_the_written_config_finds_its_own_finished_run_again(text, tmp_path, monkeypatch, capsys, directory):
+    named = {} if directory is None else {"output_dir": directory}
+    assert command("train", *flags(data=text.name, **TINY, **named)) == 0
+    (run,) = [tmp_path / directory] if directory else (tmp_path / "runs").iterdir()
+    assert directory or run.name.startswith("text-")
+    before = tree(run)
+    assert command("train", "--config", run / "config.toml") == 0
+    assert tree(run) == before
+    assert directory or list((tmp_path / "runs").iterdir()) == [run]
+
+
+def test_a_bpe_that_found_fewer_tokens_than_asked_for_finds_its_run_again_too(text, tmp_path):
+    words = ["train", *flags(data=text, **{**TINY, "tokenizer": "bpe", "vocab_size": 2000})]
+    assert command(*words) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert 256 < config["model"]["vocab_size"] < 2000
+    before = tree(run)
+    assert command(*words) == 0
+    assert command("train", "--config", run / "config.toml") == 0
+    assert list((tmp_path / "runs").iterdir()) == [run]
+    assert tree(run) == before
+
+
+def test_the_config_is_resolved_with_all_settings_and_what_was_found_out(text, tmp_path):
+    assert command(*train_words(text, tmp_path / "run", max_steps=0, epochs=1)) == 0
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    data = open_dataset(tiny_config(text))
+    assert config["model"] == {**config["model"], "vocab_size": data.tokenizer.vocab_size, "intermediate_size": 42}
+    assert config["model"]["num_kv_heads"] == 2
+    assert config["training"]["max_steps"] == math.ceil(len(data.train) / 4)
+    assert config["facts"]["threads"] == 1
+    assert config["facts"]["torch"] == torch.__version__
+    assert "loss_floor" not in config["facts"]
+
+
+def test_another_seed_or_shape_begins_another_run_and_the_same_finds_the_first(text, tmp_path):
+    options = {**TINY, "max_steps": 1, "data": text}
+    for change in ({}, {"seed": 1}, {"hidden_size": 32}, {}, {"log_every": 7}):
+        assert command("train", *flags(**{**options, **change})) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+def test_a_run_on_stories_knows_its_floor_and_the_cli_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 200)
+    monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 30)
+    options = {**TINY, "max_seq_len": 512, "tokenizer": "bpe", "vocab_size": 400, "max_steps": 2, "eval_sequences": 0}
+    assert command("train", *flags(**options)) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    config = tomllib.loads((run / "config.toml").read_text())
+    data = open_dataset(llamita.config.RunConfig.from_toml(run / "config.toml"))
+    targets = sum(int((data.validation.batch(np.array([i])).targets != -100).sum()) for i in range(30))
+    floor = config["facts"]["loss_floor"]
+    assert floor == pytest.approx(sum(story.nats for story in validation_stories(0, 30)) / targets)
+    assert all(row["val_loss"] > floor for row in rows(run) if row["val_loss"] is not None)
+    assert f"loss floor {floor:.4f} nats/token" in capsys.readouterr().out
+    assert run.name.startswith("stories-")
+    assert command("eval") == 0
+    assert f"loss floor      {floor:.4f}" in capsys.readouterr().out
+
+
+def test_samples_are_logged_with_their_step(text, tmp_path):
+    assert command(*train_words(text, tmp_path / "run", sample_every=5, sample_count=3)) == 0
+    samples = llamita.train.RunDirectory(tmp_path / "run").samples.rows()
+    assert [row["step"] for row in samples] == [0, 5, 10, 12]
+    assert all(len(row["samples"]) == 3 for row in samples)
+
+
+def test_samples_may_hold_any_character(tmp_path):
+    log = llamita.train.RunDirectory(tmp_path).samples
+    for line in ("a\u2028b\x85c", "\r\n", "\x1c", "é🙂"):
+        log.append({"samples": [line]})
+    assert [row["samples"][0] for row in log.rows()] == ["a\u2028b\x85c", "\r\n", "\x1c", "é🙂"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_saves_nothing(text, tmp_path, capsys):
+    words = train_words(text, tmp_path / "run", learning_rate=1e30, grad_clip=0, save_every=1)
+    assert "training has diverged" in refusal(capsys, *words)
+    for weights in (tmp_path / "run").glob("step_*/model.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(weights).values())
+
+
+def test_train_can_be_called_from_python_and_returns_the_directory(text, tmp_path):
+    config = tiny_config(text, output_dir=str(tmp_path / "a"))
+    assert train(config, Display(quiet=True)) == tmp_path / "a"
+    assert command(*train_words(text, tmp_path / "b")) == 0
+    assert last_checkpoint(tmp_path / "a") == last_checkpoint(tmp_path / "b")
