@@ -19,12 +19,12 @@ OPENING = {
     ),
     "keepsake": Rule(
         "opening",
-        "{hero.He} never went anywhere without {colour.a=colours} {keep=keepsakes}.",
-        "{hero.He} had {colour.a=colours} {keep=keepsakes} and took it everywhere.",
-        "{hero.His} best treasure was {colour.a=colours} {keep=keepsakes}.",
-        "Day and night, {hero.he} carried {colour.a=colours} {keep=keepsakes}.",
-        "Wherever {hero.he} went, {colour.a=colours} {keep=keepsakes} went too.",
-        "The thing {hero.he} loved most was {colour.a=colours} {keep=keepsakes}.",
+        "{hero} had {colour.a=colours} {keep=keepsakes}, and {hero.he} took the {keep} everywhere.",
+        "{hero} had {colour.a=colours} {keep=keepsakes}. It was the only {colour} {keep} in town.",
+        "Wherever {hero} went, {colour.a=colours} {keep=keepsakes} went too, for {hero} loved that {keep}.",
+        "Day and night, {hero} carried {colour.a=colours} {keep=keepsakes}. A {colour} {keep} brings luck.",
+        "The best thing {hero} had was {colour.a=colours} {keep=keepsakes}. Oh, how {hero} loved that {keep}!",
+        "{hero} never went out without {colour.a=colours} {keep=keepsakes}. Even in the bath, {hero} held the {keep}.",
     ),
     "day": Rule(
         "opening",
