@@ -22,7 +22,7 @@ OPENING = {
         "{hero} had {colour.a=colours} {keep=keepsakes}, and {hero.he} took the {keep} everywhere.",
         "{hero} had {colour.a=colours} {keep=keepsakes}. It was the only {colour} {keep} in town.",
         "Wherever {hero} went, {colour.a=colours} {keep=keepsakes} went too, for {hero} loved that {keep}.",
-        "Day and night, {hero} carried {colour.a=colours} {keep=keepsakes}. A {colour} {keep} brings luck.",
+        "Day and night, {hero} carried {colour.a=colours} {keep=keepsakes}. {colour.A} {keep} brings luck.",
         "The best thing {hero} had was {colour.a=colours} {keep=keepsakes}. Oh, how {hero} loved that {keep}!",
         "{hero} never went out without {colour.a=colours} {keep=keepsakes}. Even in the bath, {hero} held the {keep}.",
     ),
