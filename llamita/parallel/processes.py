@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -38,6 +38,12 @@ class Processes:
         total = torch.tensor(float(value), dtype=torch.float64)
         dist.all_reduce(total)
         return total.item()
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in its place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def unsynchronised(self, model: nn.Module, but_the_last: bool) -> AbstractContextManager[None]:
         """Around every micro-batch but the last one: add up gradients here before they are exchanged."""

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llamita.config import ExecutionConfig
 from llamita.errors import UserError
-from llamita.model import Attention, Llama
+from llamita.model import Attention, Llama, RMSNorm
 
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
 
@@ -24,11 +24,13 @@ class Hardware:
     threads: int
 
     def apply(self, model: Llama) -> Llama:
-        """Put `model` on the device, its attention into the precision that is fastest there."""
+        """Put `model` on the device, and its parts into the precision that is fastest there."""
         torch.set_num_threads(self.threads)
-        if self.device == "cpu" and self.precision == "bf16":
+        if self.precision == "bf16":
             for module in model.modules():
-                if isinstance(module, Attention):
+                if isinstance(module, RMSNorm):
+                    module.register_forward_hook(_in_bf16)
+                if isinstance(module, Attention) and self.device == "cpu":
                     module.kernel = _in_fp32(module.kernel)
         return model.to(self.device)
 
@@ -76,6 +78,11 @@ def _check_device(device: str) -> None:
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_bf16(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """What a norm hands on is read by several products: cast once here, autocast would do it again for each of them."""
+    return output.bfloat16() if torch.is_autocast_enabled(output.device.type) else output
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

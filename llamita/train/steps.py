@@ -46,7 +46,7 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
                 nats = model(part.ids, part.targets, reduction="sum")
             (nats * scale).backward()
         loss += nats.detach() / total
-    return loss
+    return run.processes.add_up(loss)
 
 
 def evaluate(run: Run) -> Evaluation:
