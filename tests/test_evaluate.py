@@ -1,0 +1,155 @@
+"""What a model is said to score, against sums by brute force and by hand."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import TINY, cache, command, flags, text, tiny_config, train_words, write_text
+from torch.nn.functional import cross_entropy
+
+import llamita.data.dataset
+from llamita.config import ModelConfig
+from llamita.data import open_dataset
+from llamita.evaluate import Evaluation, evaluate_loss, spread, unigram_entropy
+from llamita.evaluate import loss as loss_module
+from llamita.model import Llama
+
+fixtures = (cache, text)
+KINDS = [{"windows": "stream"}, {"windows": "document"}, {"windows": "document", "max_seq_len": 200}]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=str)
+
+
+def opened(text: Path, **options):
+    """Data of a tiny run, and a model for it that is sure of itself, though not right."""
+    data = open_dataset(tiny_config(text, **options))
+    shape = {**vars(tiny_config(text, **options).model), "vocab_size": data.tokenizer.vocab_size, "dropout": 0.5}
+    model = Llama(ModelConfig(**shape))
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(20)
+    return data, model
+
+
+def brute_force(model, windows, indices) -> tuple[float, list[int]]:
+    """The nats of every target, window by window, and the targets."""
+    nats, targets = 0.0, []
+    for index in indices:
+        batch = windows.batch(np.array([index]))
+        logits = model.eval()(batch.ids)[0]
+        nats += cross_entropy(logits.double(), batch.targets[0], reduction="sum").item()
+        targets += [int(target) for target in batch.targets[0] if target != -100]
+    return nats, targets
+
+
+@kinds
+@pytest.mark.parametrize("at_once", [16, 100, 8192])
+def test_the_loss_is_the_sum_over_all_windows_one_by_one(text, monkeypatch, kind, at_once):
+    monkeypatch.setattr(loss_module, "TOKENS_AT_ONCE", at_once)
+    data, model = opened(text, **kind)
+    result = evaluate_loss(model.train(), data.validation, data.tokenizer.byte_lengths)
+    assert model.training  # as it was
+    nats, targets = brute_force(model, data.validation, range(len(data.validation)))
+    assert result.nats == pytest.approx(nats, rel=1e-6)
+    assert result.targets == len(targets)
+    assert result.loss == pytest.approx(nats / len(targets), rel=1e-6)
+    assert result.perplexity == pytest.approx(math.exp(nats / len(targets)), rel=1e-5)
+
+
+@kinds
+def test_some_windows_are_scored_when_some_are_named(text, kind):
+    data, model = opened(text, **kind)
+    indices = np.array([3, 0, 5])
+    result = evaluate_loss(model, data.validation, data.tokenizer.byte_lengths, indices)
+    assert result.nats == pytest.approx(brute_force(model, data.validation, indices)[0], rel=1e-6)
+
+
+def test_in_a_stream_every_token_but_the_first_is_scored_once_the_remainder_too(text):
+    data, model = opened(text, windows="stream")
+    ids = data.prepared.validation.ids
+    assert (len(ids) - 1) % 16  # there is a remainder
+    _, targets = brute_force(model, data.validation, range(len(data.validation)))
+    assert targets == ids[1:].tolist()
+
+
+def test_of_documents_every_token_within_the_context_is_scored_once_the_first_too(text):
+    data, model = opened(text, windows="document")
+    part = data.prepared.validation
+    _, targets = brute_force(model, data.validation, range(len(data.validation)))
+    bounds = zip(part.document_starts, part.document_ends, strict=True)
+    assert targets == [token for start, end in bounds for token in part.ids[start:end][:16].tolist()]
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe"])
+def test_bits_per_byte_count_the_bytes_of_the_text_itself(tmp_path, tokenizer):
+    """Documents whole in their windows: the bytes scored are those of the validation text, markers left out."""
+    documents = [f"the {name} 🙂 é {name * 3}." for name in ("llama", "日本", "sun", "hill")] * 10
+    path = tmp_path / "text.txt"
+    path.write_text("<|endoftext|>".join(documents), encoding="utf-8")
+    data, model = opened(path, tokenizer=tokenizer, vocab_size=300, windows="document", max_seq_len=128)
+    result = evaluate_loss(model, data.validation, data.tokenizer.byte_lengths)
+    held_out = sum(len(document.encode()) for document in documents[-4:])
+    assert result.bytes == held_out
+    assert result.bits_per_byte == pytest.approx(result.nats / math.log(2) / held_out)
+
+
+def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_a_token():
+    result = Evaluation(nats=10 * math.log(8), targets=10, bytes=15)
+    assert result.loss == pytest.approx(math.log(8))
+    assert result.perplexity == pytest.approx(8)
+    assert result.bits_per_byte == pytest.approx(2.0)
+    assert math.isnan(Evaluation(1.0, 1, 0).bits_per_byte)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 12345])
+@pytest.mark.parametrize("wanted", [0, 1, 2, 5, 99, 20000])
+def test_spread_takes_as_many_as_wanted_evenly_and_each_once(count, wanted):
+    indices = spread(count, wanted)
+    assert len(indices) == (min(count, wanted) or count)
+    assert len(set(indices.tolist())) == len(indices)
+    assert 0 <= indices.min() <= indices.max() < count
+    if len(indices) > 1:
+        gaps = np.diff(indices)
+        assert gaps.max() - gaps.min() <= 1
+        assert count - indices[-1] <= gaps.max() + 1
+
+
+def test_unigram_entropy_is_that_of_the_frequencies():
+    assert unigram_entropy(np.array([0, 1, 2, 3] * 5, dtype=np.uint16), 9) == pytest.approx(math.log(4))
+    assert unigram_entropy(np.array([0, 0, 0, 1]), 2) == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert unigram_entropy(np.array([5, 5]), 9) == 0
+
+
+def test_the_command_scores_the_whole_validation_set_of_the_run(text, tmp_path, capsys):
+    assert command(*train_words(text, tmp_path / "run", eval_sequences=2)) == 0
+    capsys.readouterr()
+    assert command("eval", "--checkpoint", tmp_path / "run" / "latest") == 0
+    printed = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    model, _, config = llamita.train.load_run(tmp_path / "run" / "latest")
+    data = open_dataset(config)
+    nats, targets = brute_force(model, data.validation, range(len(data.validation)))
+    assert printed["loss"] == f"{nats / len(targets):.4f} nats/token, over {len(targets):,} targets"
+    assert printed["perplexity"] == f"{math.exp(nats / len(targets)):.3f}"
+
+
+def test_eval_refuses_text_that_has_changed_since(text, tmp_path, capsys):
+    assert command(*train_words(text, tmp_path / "run")) == 0
+    write_text(text, seed=1)
+    capsys.readouterr()
+    assert command("eval", "--checkpoint", tmp_path / "run") == 2
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_on_stories_no_model_is_further_below_the_floor_than_chance_allows(tmp_path, monkeypatch):
+    """The floor is what the stories' own grammar scores; a model trained for a while stays above it on other ones."""
+    monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 100)
+    monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 20)
+    options = {**TINY, "max_seq_len": 512, "tokenizer": "bpe", "vocab_size": 400, "max_steps": 6, "eval_sequences": 0}
+    assert command("train", *flags(**options, output_dir="run")) == 0
+    model, tokenizer, config = llamita.train.load_run("run")
+    data = open_dataset(config)
+    scored = [evaluate_loss(model, data.validation, tokenizer.byte_lengths, np.array([i])) for i in range(20)]
+    assert sum(one.targets for one in scored) == data.prepared.validation.part.tokens  # stories whole in their windows
+    losses = np.array([one.loss for one in scored])
+    assert data.floor is not None
+    assert losses.mean() >= data.floor - 4 * losses.std() / math.sqrt(len(losses))
