@@ -47,6 +47,8 @@ def _check_prompt(prompt: str, ids: list[int], tokenizer: "Tokenizer", context: 
     """Tell what cannot be taken as it is: characters that were never seen, and a prompt longer than the context."""
     from llamita.tokenizer import CharTokenizer
 
+    if prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
+        raise UserError("the prompt is not UTF-8 text: write it anew, or set the terminal to UTF-8")
     if isinstance(tokenizer, CharTokenizer):
         unknown = sorted(set(prompt) - set(tokenizer.characters))
         if unknown:

@@ -1,5 +1,6 @@
 """`llamita`: parse, call the library, print. A person's mistake is one line and exit code 2."""
 
+import io
 import sys
 from typing import Any
 
@@ -29,6 +30,8 @@ app.command("llamita.cli.tokenizer:app", name="tokenizer", help="Train a tokeniz
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command that `arguments` (default: the command line) name; exits with 2 after a person's mistake."""
+    if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a pipe that knows fewer characters than a model writes gets a `?`
     words = canonical_flags(sys.argv[1:] if arguments is None else arguments)
     try:
         return app(words, exit_on_error=False, print_error=False)

@@ -35,8 +35,11 @@ def train(
     pattern: Literal
         How text is split into pieces before merging.
     """
+    from llamita.corpus import TextFiles
     from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, train_bpe
 
+    for _ in TextFiles(data).pieces():  # refuses files without text
+        pass
     if tokenizer == "char":
         made = CharTokenizer.train(data)
     else:
