@@ -53,14 +53,14 @@ class ModelConfig:
 
     vocab_size: int = 2048
     """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
-    hidden_size: int = 128
+    hidden_size: int = 192
     """Width of the residual stream."""
     intermediate_size: int = 0
     """Width inside the feed-forward layer; 0: 8/3 of hidden_size, as in the Llama paper."""
-    num_layers: int = 4
+    num_layers: int = 2
     """Number of blocks."""
-    num_heads: int = 4
-    """Number of query heads."""
+    num_heads: int = 0
+    """Number of query heads; 0: heads of about 32 elements each."""
     num_kv_heads: int = 0
     """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
     head_dim: int = 0
@@ -81,6 +81,7 @@ class ModelConfig:
         self._check()
 
     def _derive(self) -> None:
+        object.__setattr__(self, "num_heads", self.num_heads or _default_heads(self.hidden_size))
         derived = {
             "intermediate_size": self.intermediate_size or 8 * self.hidden_size // 3,
             "num_kv_heads": self.num_kv_heads or self.num_heads,
@@ -130,8 +131,8 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter, 2019), its schedule, and clipping."""
 
-    learning_rate: float = 3e-3
-    """Peak learning rate, reached after the warmup."""
+    learning_rate: float = 0.0
+    """Peak learning rate, reached after the warmup; 0: 1 / hidden_size (wider models need smaller steps)."""
     min_learning_rate: float = 0.0
     """Where the cosine ends, at max_steps."""
     warmup_steps: int = 100
@@ -148,10 +149,10 @@ class OptimizerConfig:
     """Largest norm of all gradients together; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "learning_rate", "adam_eps")
-        _require_not_negative(self, "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
+        _require_positive(self, "adam_eps")
+        _require_not_negative(self, "learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
         _require_share(self, "beta1", "beta2")
-        if self.min_learning_rate > self.learning_rate:
+        if 0 < self.learning_rate < self.min_learning_rate:
             raise UserError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it"
             )
@@ -163,18 +164,20 @@ class TrainingConfig:
 
     seed: int = 0
     """Key of every random draw: initial weights, data order, dropout, samples, and the built-in stories."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Sequences in one batch, over all processes together."""
     grad_accum_steps: int = 1
     """Batches whose gradients are summed for one update."""
     max_steps: int = 0
-    """Updates in the whole run; 0: from epochs, or 1,000 where that is 0 too."""
+    """Updates in the whole run; 0: from epochs, or 1,450 where that is 0 too."""
     epochs: float = 0.0
     """Passes over the data, instead of max_steps."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "batch_size", "grad_accum_steps")
         _require_not_negative(self, "seed", "max_steps", "epochs")
+        if self.max_steps and self.epochs:
+            raise UserError(f"max_steps {self.max_steps} and epochs {self.epochs} both say how long: give one of them")
 
     @property
     def sequences_per_update(self) -> int:
@@ -202,13 +205,13 @@ class ExecutionConfig:
     """Sequences computed at once; 0: batch_size. Lower it when memory runs out: what is learned stays the same."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
-    eval_every: int = 250
+    eval_every: int = 500
     """Steps between evaluations on the validation set."""
     eval_sequences: int = 500
     """Validation windows of each evaluation while training, evenly spread and always the same; 0: all."""
-    save_every: int = 250
+    save_every: int = 500
     """Steps between checkpoints. The best evaluation is always kept."""
-    sample_every: int = 250
+    sample_every: int = 500
     """Steps between samples; 0: none."""
     sample_count: int = 16
     """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
@@ -314,7 +317,7 @@ def _without_aliases(rows: Any, source: str) -> Any:
     if not isinstance(rows, dict):
         return rows
     renamed: dict[str, Any] = {}
-    for key, value in rows.items():
+    for key, value in dict[str, Any](rows).items():
         name = ALIASES.get(key, key)
         if name in renamed:
             raise UserError(f"{source}: '{name}' is set twice, once by another name ('{key}' is '{name}'); keep one")
@@ -380,6 +383,12 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if type(value) is not hint:
         raise UserError(f"{where} is {value!r}, but must be of type {hint.__name__}")
     return value
+
+
+def _default_heads(hidden_size: int) -> int:
+    """The most heads of at least 32 elements, an even number, that share the width evenly; else one."""
+    counts = range(max(1, hidden_size // 32), 0, -1)
+    return next((count for count in counts if hidden_size % (2 * count) == 0), 1)
 
 
 def _require_positive(config: Any, *names: str) -> None:

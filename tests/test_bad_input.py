@@ -75,7 +75,7 @@ def test_text_shorter_than_a_window_is_told_with_what_would_fit(tmp_path, capsys
     [
         ({"hidden_size": 18, "num_heads": 4}, "hidden_size 18 cannot be shared evenly by num_heads 4"),
         ({"hidden_size": 18, "num_heads": 6}, "head_dim 3"),
-        ({"num_heads": 0}, "num_heads"),
+        ({"num_heads": -1}, "num_heads"),
         ({"num_heads": 8, "num_kv_heads": 3}, "num_kv_heads 3"),
         ({"max_seq_len": 0}, "max_seq_len is 0"),
         ({"hidden_size": -16}, "hidden_size"),

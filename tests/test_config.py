@@ -154,7 +154,7 @@ def test_a_file_that_is_missing_a_folder_or_binary_is_one_line(tmp_path):
     ("values", "words"),
     [
         ({"hidden_size": 100, "num_heads": 3}, ["hidden_size 100", "num_heads 3", "evenly"]),
-        ({"num_heads": 0}, ["num_heads 0"]),
+        ({"num_heads": -1}, ["num_heads -1"]),
         ({"hidden_size": 36, "num_heads": 4}, ["head_dim 9", "odd"]),
         ({"head_dim": 7}, ["head_dim 7", "odd"]),
         ({"num_heads": 4, "num_kv_heads": 3}, ["num_kv_heads 3", "does not divide", "num_heads 4"]),
@@ -169,9 +169,10 @@ def test_a_file_that_is_missing_a_folder_or_binary_is_one_line(tmp_path):
         ({"norm_eps": float("nan")}, ["norm_eps is nan"]),
         ({"dropout": 1.0}, ["dropout is 1.0", "below 1"]),
         ({"dropout": -0.1}, ["dropout is -0.1"]),
-        ({"learning_rate": 0.0}, ["learning_rate is 0.0"]),
+        ({"learning_rate": -0.1}, ["learning_rate is -0.1"]),
         ({"learning_rate": float("nan")}, ["learning_rate is nan"]),
-        ({"min_learning_rate": 1.0}, ["min_learning_rate 1.0", "learning_rate 0.003"]),
+        ({"min_learning_rate": 1.0, "learning_rate": 0.5}, ["min_learning_rate 1.0", "learning_rate 0.5"]),
+        ({"max_steps": 5, "epochs": 2.0}, ["max_steps 5", "epochs 2.0"]),
         ({"beta1": 1.0}, ["beta1 is 1.0"]),
         ({"beta2": -0.5}, ["beta2 is -0.5"]),
         ({"weight_decay": -0.1}, ["weight_decay is -0.1", "negative"]),
@@ -258,3 +259,11 @@ def test_every_field_has_its_docstring():
                 text = following.value if isinstance(following, ast.Expr) else None
                 assert isinstance(text, ast.Constant), f"{cls.name}.{ast.unparse(node.target)}"
                 assert str(text.value).endswith((".", ".)")), f"{cls.name}.{ast.unparse(node.target)}"
+
+
+def test_heads_that_were_not_given_share_any_even_width_evenly():
+    for width in range(2, 2050, 2):
+        config = ModelConfig(hidden_size=width)
+        assert config.num_heads * config.head_dim == width
+        assert config.head_dim % 2 == 0
+    assert [ModelConfig(hidden_size=width).num_heads for width in (32, 128, 192, 256, 512)] == [1, 4, 6, 8, 16]

@@ -36,6 +36,10 @@ def fill_from_config_file(app: App, commands: tuple[str, ...], arguments: Argume
             flat: dict[str, Any] = {}
             for table in read_toml(path).values():
                 flat.update(table)
+            if any("--epochs" in other.names and other.tokens for other in arguments):
+                flat.pop("max_steps", None)  # both say how long, and flags win
+            if any("--max-steps" in other.names and other.tokens for other in arguments):
+                flat.pop("epochs", None)
             # Under the command's own name: at the top, cyclopts drops keys that are named as a command is (tokenizer).
             nested: dict[str, Any] = flat
             for command in reversed(commands):

@@ -104,8 +104,8 @@ MORAL = {
         "moral",
         "{hero} learned that",
         "And so {hero} found out that",
-        "From that {time} on, {hero} knew that",
-        "That {time}, {hero} learned that",
+        "From then on, {hero} knew that",
+        "At last {hero} understood that",
     ),
 }
 
@@ -118,9 +118,9 @@ ENDING = {
         "At bedtime, {hero} told the whole story to the {colour} {keep}.",
         "Good night, {hero}. Good night, {colour} {keep}.",
         "If the {colour} {keep} could talk, it would say the same.",
-        "Then the {trait} {hero.child} and the {colour} {keep} had {supper=foods} for supper.",
-        "Sleep well, {trait} {hero}, and do not forget the {colour} {keep}.",
-        "It was the best {time} of {hero.his} life, and the {colour} {keep} thought so too.",
+        "Then {hero} and the {colour} {keep} had {supper=foods} for supper.",
+        "Sleep well, {hero}, and do not forget the {colour} {keep}.",
+        "It was the best story of {hero.his} life, and the {colour} {keep} thought so too.",
         "The {colour} {keep} said nothing, but it looked {glad=glads}.",
     ),
 }

@@ -2,7 +2,7 @@
 
 To add a shape, add an entry to `SHAPES`: the course of the story, a paragraph a line, and the sentences that only this
 story has, each in a few ways. In the course, `<gone>` means the shape's own sentence of that name, else a shared one of
-`story_phrases.py`. The opening has bound `hero`, `trait`, `colour` and `keep`; the ending needs `time` bound as well.
+`story_phrases.py`. The opening has bound `hero`, `trait`, `colour` and `keep`.
 What is introduced early should be needed again at the end. The tests tell whether two ways of saying something can't
 be told apart, whether a word is recalled that was never drawn, and how long the stories are.
 """

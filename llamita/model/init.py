@@ -14,10 +14,10 @@ RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")
 def initialize(model: nn.Module, num_layers: int, seed: int) -> None:
     """Draw every matrix from N(0, std²) and set every gain to one, in place.
 
-    std is 1/sqrt(inputs), so that what comes out is as large as what goes in (LeCun et al., 1998). GPT-2's 0.02 is about
-    that for its widths; in a narrow model it makes queries and keys so small that copying is learned late or not at all.
-    The two matrices of a block that write to the residual stream are scaled down by sqrt(2 · num_layers), as in GPT-2
-    (Radford et al., 2019), so that its variance does not grow with depth.
+    std is 1/sqrt(inputs), so that what comes out is as large as what goes in (LeCun et al., 1998). GPT-2's 0.02 is
+    about that for its widths; in a narrow model it makes queries and keys so small that copying is learned late or
+    not at all. The two matrices of a block that write to the residual stream are scaled down by sqrt(2 · num_layers),
+    as in GPT-2 (Radford et al., 2019), so that its variance does not grow with depth.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

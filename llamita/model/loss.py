@@ -76,10 +76,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None
         for first in range(0, len(hidden), _LinearCrossEntropy.TOKENS_AT_ONCE):
             rows = slice(first, first + _LinearCrossEntropy.TOKENS_AT_ONCE)
-            logits = linear(hidden[rows], weight).float()  # (rows, vocab_size)
-            loss, slope = _loss_and_slope(logits, targets[rows])
+            logits = linear(hidden[rows], weight)  # (rows, vocab_size)
+            loss, slope = _loss_and_slope(logits.float(), targets[rows])
             nats += loss
             if grad_hidden is not None and grad_weight is not None:
+                slope = slope.to(logits.dtype)  # once, else autocast does it for both products
                 grad_hidden[rows] = slope @ weight
                 grad_weight += slope.T @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_weight)

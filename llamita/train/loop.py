@@ -75,9 +75,11 @@ def _train(run: Run) -> None:
 
             state.step += 1
             state.tokens += int(run.processes.sum(batch.num_targets))
-            evaluating, saving = due(execution.eval_every), due(execution.save_every)
+            evaluating, saving, sampling = (
+                due(interval) for interval in (execution.eval_every, execution.save_every, execution.sample_every)
+            )
             logging = evaluating or saving or due(execution.log_every) or state.step == 1
-            if not (logging or stop):
+            if not (logging or sampling or stop):
                 clock.stop()
                 continue
 
@@ -92,7 +94,7 @@ def _train(run: Run) -> None:
             display.progress("training", state.step, max_steps, status)
             if scored:
                 announce_evaluation(run, scored)
-            if due(execution.sample_every):
+            if sampling:
                 draw_samples(run)
             if saving or stop or state.step == max_steps or (scored and state.best_step == state.step):
                 save(run)

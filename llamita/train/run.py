@@ -24,7 +24,7 @@ from llamita.train.display import Display
 from llamita.train.hardware import Hardware, choose_hardware
 from llamita.train.run_directory import RunDirectory
 
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS = 1450
 
 
 @dataclass
@@ -64,6 +64,8 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
 
     Raises `UserError` where the directory holds a run of another identity, or another process trains there.
     """
+    if config.run.extend and not config.run.output_dir:
+        raise UserError("--extend needs --output_dir: a run with another max_steps has another directory by default")
     data = open_dataset(config, display.progress)
     config = resolve(config, data)
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
@@ -78,11 +80,18 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
 
 
 def resolve(config: RunConfig, data: Dataset) -> RunConfig:
-    """`config` with what only the data can tell: the vocabulary that the tokenizer has, and the number of steps."""
+    """`config` with what only the data and the other settings can tell: vocabulary, steps, learning rate."""
     steps = config.training.max_steps
     if not steps and config.training.epochs:
         steps = math.ceil(config.training.epochs * len(data.train) / config.training.sequences_per_update)
-    return replace(config, vocab_size=data.tokenizer.vocab_size, max_steps=steps or DEFAULT_STEPS)
+    return replace(
+        config,
+        vocab_size=data.tokenizer.vocab_size,
+        max_steps=steps or DEFAULT_STEPS,
+        epochs=0.0,
+        # Adam moves every weight by about as much, so what a matrix adds up grows with its width (Yang et al., 2022).
+        learning_rate=config.optimizer.learning_rate or 1 / config.model.hidden_size,
+    )
 
 
 def default_directory(config: RunConfig, data: Dataset) -> Path:

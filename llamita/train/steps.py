@@ -69,7 +69,12 @@ def draw_samples(run: Run) -> None:
     accepted = acceptance(texts) if run.config.data.data == (STORIES,) else None
     run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
     judged = f" ({accepted:.0%} of {len(texts)} accepted by the grammar)" if accepted is not None else ""
-    run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{texts[0].strip()}\n")
+    run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{_printable(texts[0].strip())}\n")
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: an untrained model also writes control characters."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | None) -> None:
