@@ -132,7 +132,7 @@ class OptimizerConfig:
     """AdamW (Loshchilov & Hutter, 2019), its schedule, and clipping."""
 
     learning_rate: float = 0.0
-    """Peak learning rate, reached after the warmup; 0: 1 / hidden_size (wider models need smaller steps)."""
+    """Peak learning rate, reached after the warmup; 0: 0.75 / hidden_size, at most 0.004."""
     min_learning_rate: float = 0.0
     """Where the cosine ends, at max_steps."""
     warmup_steps: int = 100

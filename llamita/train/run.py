@@ -90,7 +90,7 @@ def resolve(config: RunConfig, data: Dataset) -> RunConfig:
         max_steps=steps or DEFAULT_STEPS,
         epochs=0.0,
         # Adam moves every weight by about as much, so what a matrix adds up grows with its width (Yang et al., 2022).
-        learning_rate=config.optimizer.learning_rate or 1 / config.model.hidden_size,
+        learning_rate=config.optimizer.learning_rate or min(0.004, 0.75 / config.model.hidden_size),
     )
 
 
