@@ -152,6 +152,8 @@ def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -
     of the newest run in the folder `runs`. Raises `UserError` where there is none, or where the one named is damaged.
     """
     path = Path(name) if name is not None else newest_run(runs)
+    if path.name in ("latest", "best") and not path.parent.exists():
+        raise UserError(f"{path.parent}: no such run")
     if path.name == "latest" and not path.exists():
         found = RunDirectory(path.parent).newest_good()
         if found is None:
