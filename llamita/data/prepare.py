@@ -196,9 +196,9 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         for path in (*partial.iterdir(), partial):
-            _sync(path)
+            sync(path)
         _rename(partial, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise UserError(
             f"{folder.parent}: the token files cannot be written ({error.strerror}); make room or choose another folder"
@@ -225,7 +225,7 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make what is written outlive a power cut; a folder too, which Windows cannot open."""
     if os.name == "nt":
         return

@@ -8,7 +8,6 @@ step_00000500/
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llamita.data.prepare import sync
 from llamita.errors import UserError
 
 FORMAT_VERSION = 1
@@ -160,12 +160,3 @@ def _replace(beside: Path, path: Path) -> None:
     beside.rename(path)
     sync(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -49,7 +49,6 @@ class Run:
     optimizer: AdamW
     directory: RunDirectory
     state: State
-    facts: dict[str, Any]
     display: Display
 
     @property
@@ -70,13 +69,13 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     config = resolve(config, data)
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
     with directory.lock():
-        config, hardware, facts = _begin(config, data, directory, display)
+        config, hardware = _begin(config, data, directory, display)
         model = hardware.apply(Llama(config.model, seed=config.training.seed))
         options = config.optimizer
         groups = decay_groups(model, options.weight_decay)
         optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
         state = _resume(directory, model, optimizer, display)
-        yield Run(config, processes, hardware, data, model, optimizer, directory, state, facts, display)
+        yield Run(config, processes, hardware, data, model, optimizer, directory, state, display)
 
 
 def resolve(config: RunConfig, data: Dataset) -> RunConfig:
@@ -101,28 +100,24 @@ def default_directory(config: RunConfig, data: Dataset) -> Path:
     return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
-def _begin(
-    config: RunConfig, data: Dataset, directory: RunDirectory, display: Display
-) -> tuple[RunConfig, Hardware, dict[str, Any]]:
+def _begin(config: RunConfig, data: Dataset, directory: RunDirectory, display: Display) -> tuple[RunConfig, Hardware]:
     """Check what is there against what is asked, decide every `auto`, and write it all down."""
-    facts: dict[str, Any] = {}
     if directory.exists():
         facts = directory.facts()
         _require_same_identity(config, data, directory, facts)
         config = _with_choices_of(facts, config, display)
     hardware = choose_hardware(config.run)
-    known = unigram_entropy(data.prepared.train.ids, data.tokenizer.vocab_size)
     facts = {
         "data_fingerprint": data.fingerprint,
         "tokenizer_fingerprint": data.tokenizer.fingerprint,
         "loss_floor": data.floor,
-        "unigram_entropy": known,
+        "unigram_entropy": unigram_entropy(data.prepared.train.ids, data.tokenizer.vocab_size),
         **dataclasses.asdict(hardware),
         "torch": torch.__version__,
     }
     data.tokenizer.save(directory.path)
     directory.write_config(config, facts)
-    return config, hardware, facts
+    return config, hardware
 
 
 def _require_same_identity(config: RunConfig, data: Dataset, directory: RunDirectory, facts: dict[str, Any]) -> None:
