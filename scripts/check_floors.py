@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = (
-    "errors", "randomness", "config",
+    "errors", "randomness", "files", "targets", "config_file", "config",
     "tokenizer", "corpus", "data", "model", "optim", "parallel", "generate", "evaluate", "train",
     "experiments", "serve", "interop", "cli", "__main__",
 )  # fmt: skip

@@ -5,7 +5,8 @@ from llamita.data.manifest import Manifest, Part
 from llamita.data.order import BatchOrder, permute
 from llamita.data.prepare import Prepared, prepare, prepared_folder
 from llamita.data.token_file import TokenFile
-from llamita.data.windows import IGNORED, Batch, DocumentWindows, StreamWindows, Windows, random_batch
+from llamita.data.windows import Batch, DocumentWindows, StreamWindows, Windows, random_batch
+from llamita.targets import IGNORED
 
 __all__ = [
     "IGNORED",

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from llamita.data.token_file import TokenFile
 from llamita.errors import UserError
+from llamita.targets import IGNORED
 
-IGNORED = -100  # the target that the loss leaves out
 PADDING = -1  # the document of positions that stand behind the end of a sequence
 
 

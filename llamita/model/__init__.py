@@ -5,9 +5,10 @@ from llamita.model.attention import Attention
 from llamita.model.cache import KVCache
 from llamita.model.feed_forward import SwiGLU
 from llamita.model.llama import Block, Llama
-from llamita.model.loss import IGNORED, LMHead, cross_entropy
+from llamita.model.loss import LMHead, cross_entropy
 from llamita.model.norm import RMSNorm
 from llamita.model.rope import RotaryEmbedding
+from llamita.targets import IGNORED
 
 __all__ = [
     "Attention",

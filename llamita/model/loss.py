@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-IGNORED = -100
-"""A target of this value is not scored."""
+from llamita.targets import IGNORED
 
 Reduction = Literal["mean", "sum", "none"]
 
