@@ -15,6 +15,7 @@ from llamita.corpus import Corpus
 from llamita.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Part
 from llamita.data.token_file import TokenFile, TokenWriter
 from llamita.errors import UserError
+from llamita.files import sync
 from llamita.tokenizer import END_OF_TEXT, Tokenizer
 
 Progress = Callable[[int, int], None]
@@ -223,14 +224,3 @@ def _remove_abandoned(folder: Path) -> None:
             written = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
             if time.time() - written > _ABANDONED_AFTER:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Make what is written outlive a power cut; a folder too, which Windows cannot open."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

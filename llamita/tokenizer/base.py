@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from llamita.errors import UserError
+from llamita.files import write_atomically
 
 END_OF_TEXT = "<|endoftext|>"
 """The special token that ends a document."""
@@ -85,16 +85,3 @@ def plain_ids(ids: Iterable[int]) -> Iterable[int]:
 def unknown_id(token_id: object, vocab_size: int) -> UserError:
     """The error for an id that no token has."""
     return UserError(f"token id {token_id} is not in the vocabulary; give ids from 0 to {vocab_size - 1}")
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """The file is complete or as it was before: written beside, forced to disk, renamed."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)

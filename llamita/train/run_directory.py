@@ -18,7 +18,7 @@ import tomli_w
 
 from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.tokenizer.base import write_atomically
+from llamita.files import write_atomically
 from llamita.train.checkpoint import read_manifest
 
 CONFIG_FILE, METRICS_FILE, SAMPLES_FILE = "config.toml", "metrics.jsonl", "samples.jsonl"
