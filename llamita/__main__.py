@@ -1,0 +1,6 @@
+"""`python -m llamita`: the command, where no script of that name is on the path."""
+
+from llamita.cli.main import main
+
+if __name__ == "__main__":
+    main()
