@@ -1,7 +1,8 @@
 """Every setting of llamita: frozen dataclasses, one for each TOML table, read from files and flags, checked once.
 
-Nothing here needs torch. Field names are unique over all tables, so that on the command line each is a flag of its own
-(`--hidden_size 256`), while a file keeps the tables:
+Nothing here needs torch; how a file is read, and its mistakes are told, stands in `config_file.py`. Field names are
+unique over all tables, so that on the command line each is a flag of its own (`--hidden_size 256`), while a file keeps
+the tables:
 
     [model]
     hidden_size = 256
@@ -12,15 +13,13 @@ next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions insi
 """
 
 import dataclasses
-import difflib
 import math
-import tomllib
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+from llamita.config_file import Schema, Tables, read_toml, unknown_name
 from llamita.errors import UserError
 
 EXECUTION = {"execution": True}
@@ -81,22 +80,13 @@ class ModelConfig:
         self._check()
 
     def _derive(self) -> None:
-        object.__setattr__(self, "num_heads", self.num_heads or _default_heads(self.hidden_size))
-        derived = {
-            "intermediate_size": self.intermediate_size or 8 * self.hidden_size // 3,
-            "num_kv_heads": self.num_kv_heads or self.num_heads,
-            "head_dim": self.head_dim or self._even_share(),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
-
-    def _even_share(self) -> int:
-        if self.num_heads < 1 or self.hidden_size % self.num_heads:
+        for name, value in derived_sizes(self.hidden_size, self.num_heads).items():
+            object.__setattr__(self, name, getattr(self, name) or value)
+        if self.head_dim is None:
             raise UserError(
                 f"hidden_size {self.hidden_size} cannot be shared evenly by num_heads {self.num_heads}: "
                 f"choose a divisor of {self.hidden_size}, or set head_dim"
             )
-        return self.hidden_size // self.num_heads
 
     def _check(self) -> None:
         _require_positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
@@ -258,14 +248,14 @@ class RunConfig:
     @classmethod
     def from_toml(cls, path: str | Path) -> "RunConfig":
         """The configuration in a TOML file; what it leaves out has its default. Raises `UserError`."""
-        return cls.from_tables(read_toml(path), str(path))
+        tables = read_toml(path)
+        tables.pop("facts", None)  # what a run found out and wrote down; not configuration
+        return cls.from_tables(tables, str(path))
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Mapping[str, Any]], source: str = "configuration") -> "RunConfig":
         """From `{"model": {"hidden_size": 256}, ...}`. Raises `UserError` for names and types that do not exist."""
-        check_tables(tables, source)
-        made = {t.name: _construct(_table_class(t.name), tables.get(t.name, {}), source) for t in fields(cls)}
-        return cls(**made)
+        return cls(**SCHEMA.construct(tables, source))
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """The same as nested dictionaries, ready for TOML."""
@@ -277,112 +267,71 @@ class RunConfig:
             f.name: getattr(getattr(self, table.name), f.name)
             for table in fields(self)
             if table.name != "run"
-            for f in fields(_table_class(table.name))
+            for f in fields(SCHEMA.classes[table.name])
             if not f.metadata.get("execution")
         }
+
+
+SCHEMA = Schema(get_type_hints(RunConfig), ALIASES)
+"""What a configuration file may say."""
 
 
 def replace(config: RunConfig, **values: Any) -> RunConfig:
     """A copy of `config` with fields replaced by their flat names, e.g. `replace(config, hidden_size=256)`.
 
-    Derived sizes (head_dim and the like) are not derived anew: name them too, where they should change.
+    Derived sizes (head_dim and the like) are not derived again: name them too, where they should change.
     """
-    for table in fields(config):
-        names = {f.name for f in fields(_table_class(table.name))}
+    for table, cls in SCHEMA.classes.items():
+        names = {f.name for f in fields(cls)}
         here = {name: values.pop(name) for name in names & values.keys()}
-        config = dataclasses.replace(config, **{table.name: dataclasses.replace(getattr(config, table.name), **here)})
+        config = dataclasses.replace(config, **{table: dataclasses.replace(getattr(config, table), **here)})
     if values:
-        raise UserError(_unknown("field", next(iter(values)), field_tables(), "configuration"))
+        raise UserError(unknown_name("field", next(iter(values)), field_tables(), "configuration"))
     return config
 
 
 def field_tables() -> dict[str, str]:
     """Flat field name -> the name of its table."""
-    return {f.name: table.name for table in fields(RunConfig) for f in fields(_table_class(table.name))}
+    return SCHEMA.field_tables()
 
 
-def read_toml(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The tables of a TOML file, aliases replaced and names checked. Raises `UserError`, naming file and key."""
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: not a readable TOML file ({getattr(error, 'strerror', None) or error})") from None
-    tables.pop("facts", None)  # what a run found out and wrote down; not configuration
-    tables = {table: _without_aliases(rows, str(path)) for table, rows in tables.items()}
-    check_tables(tables, str(path))
-    return tables
+def settings_asked_for(path: str | Path) -> Tables:
+    """The settings that a TOML file asks for, names and types checked. Raises `UserError`, naming file and key.
+
+    The config.toml of a run has a value for every setting, also for those that nobody asked for. So that these follow
+    when others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there that is just
+    what would be derived from the rest counts as derived, and is left out: in place it would be derived again, to the
+    same value. In a file that no run wrote, every value was asked for.
+    """
+    tables = read_toml(path)
+    written_by_a_run = tables.pop("facts", None) is not None
+    settings = SCHEMA.checked(tables, str(path))
+    if not written_by_a_run:
+        return settings
+    model = settings.get("model", {})
+    width = model.get("hidden_size", ModelConfig.hidden_size)
+    derived = {**derived_sizes(width, model.get("num_heads", 0)), "learning_rate": default_learning_rate(width)}
+    return {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
 
 
-def _without_aliases(rows: Any, source: str) -> Any:
-    if not isinstance(rows, dict):
-        return rows
-    renamed: dict[str, Any] = {}
-    for key, value in dict[str, Any](rows).items():
-        name = ALIASES.get(key, key)
-        if name in renamed:
-            raise UserError(f"{source}: '{name}' is set twice, once by another name ('{key}' is '{name}'); keep one")
-        renamed[name] = value
-    return renamed
+def derived_sizes(hidden_size: int, num_heads: int = 0) -> dict[str, int | None]:
+    """What the sizes of a model are where they are not given; head_dim is None where heads cannot share the width."""
+    default = _default_heads(hidden_size)
+    heads = num_heads or default
+    return {
+        "num_heads": default,
+        "num_kv_heads": heads,
+        "head_dim": hidden_size // heads if heads > 0 and hidden_size % heads == 0 else None,
+        "intermediate_size": 8 * hidden_size // 3,
+    }
 
 
-def check_tables(tables: Mapping[str, Any], source: str) -> None:
-    """Raise `UserError` for a table or key that does not exist, with the nearest that does, or for a wrong type."""
-    known = field_tables()
-    for table, rows in tables.items():
-        if not isinstance(rows, Mapping):
-            place = known.get(ALIASES.get(table, table))
-            hint = f"it belongs under [{place}]" if place else "every key belongs under a table such as [model]"
-            raise UserError(f"{source}: key '{table}' stands outside a table: {hint}")
-        if table not in known.values():
-            raise UserError(_unknown("table", table, set(known.values()), source))
-        for key in rows:
-            if known.get(key) != table:
-                raise UserError(_misplaced(key, table, known, source))
-            _typed(rows[key], get_type_hints(_table_class(table))[key], f"{source}: {key}")
+def default_learning_rate(hidden_size: int) -> float:
+    """The peak learning rate where none is given.
 
-
-def _misplaced(key: str, table: str, known: dict[str, str], source: str) -> str:
-    if key in known:
-        return f"{source}: key {key!r} stands under [{table}], but belongs under [{known[key]}]"
-    return _unknown("key", key, known, source)
-
-
-def _unknown(what: str, name: str, known: Any, source: str) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"{source}: unknown {what} {name!r}" + (f"; did you mean '{near[0]}'?" if near else "")
-
-
-def _table_class(table: str) -> Any:
-    return get_type_hints(RunConfig)[table]
-
-
-def _construct(cls: Any, rows: Mapping[str, Any], source: str) -> Any:
-    hints = get_type_hints(cls)
-    values = {key: _typed(value, hints[key], f"{source}: {key}") for key, value in rows.items()}
-    try:
-        return cls(**values)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as `hint`, for the few types that configuration uses; raises `UserError`."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise UserError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if get_origin(hint) in (Union, types.UnionType):
-        return value
-    if get_origin(hint) is tuple:
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{where} is {value!r}, but must be a name, or a list of names")
-        return tuple(names)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise UserError(f"{where} is {value!r}, but must be of type {hint.__name__}")
-    return value
+    Adam moves every weight by about as much, so what a matrix adds up grows with its width (Yang et al., 2022).
+    """
+    return min(0.004, 0.75 / max(hidden_size, 1))
 
 
 def _default_heads(hidden_size: int) -> int:

@@ -24,6 +24,12 @@ Every setting is a flag of `llamita train` (`--hidden_size 256`, or `--hidden-si
 with `--config`, under the table that it stands in here. Flags win over the file, the file over the defaults. An unknown
 name is answered with the nearest one. The run directory holds the whole configuration, resolved, as `config.toml`.
 
+`--config RUN/config.toml` is that run again, and with other flags beside it a run like it. What nobody asked for then
+follows the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again
+where their value in the config.toml of a run is just what would be derived from the other settings there. So
+`--hidden_size 256` is enough to change the width. Any other value stays, as do `vocab_size` and `max_steps`, which came
+from the data; and in a file that no run wrote, which has no table `[facts]`, every value stays.
+
 *Identity* settings make a run what it is: with another value it is another run, and a resume with one is refused.
 *Execution* settings may change from one start to the next. (`data`, `tokenizer` and `pattern` count by what they
 contain.)

@@ -22,7 +22,8 @@ from runs import (
 
 import llamita.train
 from llamita.cli.flags import canonical_flags
-from llamita.config import ALIASES, RunConfig, field_tables
+from llamita.config import ALIASES, ModelConfig, OptimizerConfig, RunConfig, field_tables
+from llamita.train import RunDirectory
 
 fixtures = (cache, text)
 COMMANDS = [[], ["prepare"], ["train"], ["eval"], ["generate"], ["tokenizer"], ["tokenizer", "train"]]
@@ -77,6 +78,14 @@ def test_the_help_of_train_names_every_field(capsys):
 def test_the_version_is_printed(capsys):
     assert command("--version") == 0
     assert capsys.readouterr().out.strip() == llamita.__version__
+
+
+def test_python_m_llamita_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "llamita", "trian"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("llamita: ")
+    helped = subprocess.run([sys.executable, "-m", "llamita", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert "Usage: llamita COMMAND" in helped.stdout
 
 
 @pytest.mark.parametrize(
@@ -173,6 +182,46 @@ def test_a_file_fills_what_flags_leave_open_and_flags_win(monkeypatch, tmp_path)
     assert (config.data.tokenizer, config.data.data, config.data.windows) == ("bpe", ("c.txt",), "document")
     assert (config.optimizer.learning_rate, config.training.seed, config.run.log_every) == (0.5, 0, 5)
     assert (config.model.hidden_size, config.model.num_layers, config.model.tie_embeddings) == (48, 2, True)
+
+
+def config_of_a_run(folder: Path, **sizes) -> Path:
+    """A config.toml as a run writes it, of width 192 unless told otherwise, with the learning rate of that width."""
+    model = ModelConfig(**{"hidden_size": 192, **sizes})
+    rate = OptimizerConfig(learning_rate=0.75 / model.hidden_size)
+    RunDirectory(folder).write_config(RunConfig(model=model, optimizer=rate), {"threads": 1})
+    return folder / "config.toml"
+
+
+def test_in_the_config_of_a_run_what_was_derived_follows_the_flags(monkeypatch, tmp_path):
+    words = ["--config", config_of_a_run(tmp_path)]
+    assert configuration(monkeypatch, *words).model == ModelConfig(hidden_size=192)
+    wider = configuration(monkeypatch, *words, "--hidden_size", "256")
+    assert wider.model == ModelConfig(hidden_size=256)
+    assert wider.optimizer.learning_rate == 0  # so it will be derived from the new width
+    fewer = configuration(monkeypatch, *words, "--num_heads", "3")
+    assert fewer.model == ModelConfig(hidden_size=192, num_heads=3, num_kv_heads=3, head_dim=64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"num_heads": 4}, {"num_heads": 4, "num_kv_heads": 4, "head_dim": 64, "intermediate_size": 682}),
+        ({"num_kv_heads": 2}, {"num_heads": 8, "num_kv_heads": 2, "head_dim": 32}),
+        ({"intermediate_size": 500}, {"num_heads": 8, "intermediate_size": 500}),
+        ({"head_dim": 16, "num_heads": 6}, {"num_heads": 8, "head_dim": 16}),
+        ({"hidden_size": 100, "num_heads": 6, "head_dim": 16}, {"num_heads": 6, "head_dim": 16}),
+    ],
+    ids=str,
+)
+def test_in_the_config_of_a_run_what_was_asked_for_stays(monkeypatch, tmp_path, asked, kept):
+    config = configuration(monkeypatch, "--config", config_of_a_run(tmp_path, **asked), "--hidden_size", "256")
+    assert config.model == ModelConfig(hidden_size=256, **kept)
+
+
+def test_in_a_file_that_no_run_wrote_every_value_stays(monkeypatch, tmp_path):
+    (tmp_path / "mine.toml").write_text("[model]\nhidden_size = 192\nnum_heads = 6\nnum_kv_heads = 6\n")
+    config = configuration(monkeypatch, "--config", "mine.toml", "--hidden_size", "384")
+    assert config.model == ModelConfig(hidden_size=384, num_heads=6, num_kv_heads=6, head_dim=64)
 
 
 def test_every_field_set_in_a_file_reaches_the_configuration(monkeypatch, tmp_path):

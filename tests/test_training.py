@@ -160,6 +160,18 @@ def test_the_written_config_finds_its_own_finished_run_again(text, tmp_path, mon
     assert directory or list((tmp_path / "runs").iterdir()) == [run]
 
 
+def test_the_written_config_with_another_width_is_a_run_whose_sizes_and_learning_rate_fit_it(text, tmp_path):
+    options = {**TINY, "data": text, "max_steps": 1}
+    del options["num_heads"], options["learning_rate"]
+    assert command("train", *flags(**options, output_dir="narrow")) == 0
+    words = flags(hidden_size=256, output_dir="wide")
+    assert command("train", "--config", tmp_path / "narrow" / "config.toml", *words) == 0
+    wide = tomllib.loads((tmp_path / "wide" / "config.toml").read_text())
+    sizes = {"num_heads": 8, "num_kv_heads": 8, "head_dim": 32, "intermediate_size": 682}
+    assert sizes.items() <= wide["model"].items()
+    assert wide["optimizer"]["learning_rate"] == 0.75 / 256
+
+
 def test_a_bpe_that_found_fewer_tokens_than_asked_for_finds_its_run_again_too(text, tmp_path):
     words = ["train", *flags(data=text, **{**TINY, "tokenizer": "bpe", "vocab_size": 2000})]
     assert command(*words) == 0

@@ -5,7 +5,15 @@ from typing import Annotated, Any
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
-from llamita.config import ALIASES, DataConfig, ExecutionConfig, ModelConfig, OptimizerConfig, TrainingConfig, read_toml
+from llamita.config import (
+    ALIASES,
+    DataConfig,
+    ExecutionConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    settings_asked_for,
+)
 
 FLAT = Parameter(name="*")  # the fields of a table are flags of their own: --hidden_size, not --model.hidden_size
 
@@ -34,7 +42,7 @@ def fill_from_config_file(app: App, commands: tuple[str, ...], arguments: Argume
         if "--config" in argument.names and argument.tokens:
             path = argument.tokens[0].value
             flat: dict[str, Any] = {}
-            for table in read_toml(path).values():
+            for table in settings_asked_for(path).values():
                 flat.update(table)
             if any("--epochs" in other.names and other.tokens for other in arguments):
                 flat.pop("max_steps", None)  # both say how long, and flags win

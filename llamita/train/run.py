@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from llamita.config import RunConfig, replace
+from llamita.config import RunConfig, default_learning_rate, replace
 from llamita.data import BatchOrder, Dataset, open_dataset
 from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
@@ -88,8 +88,7 @@ def resolve(config: RunConfig, data: Dataset) -> RunConfig:
         vocab_size=data.tokenizer.vocab_size,
         max_steps=steps or DEFAULT_STEPS,
         epochs=0.0,
-        # Adam moves every weight by about as much, so what a matrix adds up grows with its width (Yang et al., 2022).
-        learning_rate=config.optimizer.learning_rate or min(0.004, 0.75 / config.model.hidden_size),
+        learning_rate=config.optimizer.learning_rate or default_learning_rate(config.model.hidden_size),
     )
 
 

@@ -8,17 +8,14 @@ import fcntl
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from llamita.config import RunConfig
+from llamita.config_file import read_toml, write_toml
 from llamita.errors import UserError
-from llamita.files import write_atomically
 from llamita.train.checkpoint import read_manifest
 
 CONFIG_FILE, METRICS_FILE, SAMPLES_FILE = "config.toml", "metrics.jsonl", "samples.jsonl"
@@ -39,8 +36,7 @@ class RunDirectory:
 
     def write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
         """Write config.toml: all settings, resolved, and what the run found out, under [facts]."""
-        tables = {**config.tables(), "facts": {k: v for k, v in facts.items() if v is not None}}
-        write_atomically(self.path / CONFIG_FILE, tomli_w.dumps(tables).encode())
+        write_toml(self.path / CONFIG_FILE, {**config.tables(), "facts": facts})
 
     def config(self) -> RunConfig:
         """The settings of this run. Raises `UserError` where there is none."""
@@ -51,7 +47,7 @@ class RunDirectory:
     def facts(self) -> dict[str, Any]:
         """What the run found out when it began: loss_floor, device, threads and the like."""
         self.config()  # says what is wrong with the file
-        return tomllib.loads((self.path / CONFIG_FILE).read_text(encoding="utf-8")).get("facts", {})
+        return read_toml(self.path / CONFIG_FILE).get("facts", {})
 
     def checkpoint(self, step: int) -> Path:
         """The place of the checkpoint of this step."""
