@@ -143,10 +143,11 @@ def test_a_run_directory_that_is_a_file_is_named_and_kept(text, tmp_path, capsys
 
 
 def test_what_else_lies_in_a_run_directory_is_left_alone(text, tmp_path):
-    (tmp_path / "run" / "step_by_step").mkdir(parents=True)
+    for name in ("step_by_step", "step_by_2", ".step_by_step"):
+        (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run" / "notes.txt").write_text("mine")
     assert command(*train_words(text, tmp_path / "run")) == 0
-    assert (tmp_path / "run" / "step_by_step").exists()
+    assert all((tmp_path / "run" / name).exists() for name in ("step_by_step", "step_by_2", ".step_by_step"))
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 

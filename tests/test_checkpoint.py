@@ -33,7 +33,7 @@ from llamita.errors import UserError
 from llamita.model import Llama
 from llamita.optim import AdamW
 from llamita.tokenizer import CharTokenizer
-from llamita.train import find_checkpoint, load_checkpoint, load_run, save_checkpoint
+from llamita.train import RunDirectory, find_checkpoint, load_checkpoint, load_run, save_checkpoint
 
 fixtures = (cache, text)
 FILES = ("model.safetensors", "optimizer.safetensors", "manifest.json")
@@ -213,6 +213,33 @@ def test_killed_at_any_moment_of_writing_a_new_checkpoint_it_is_complete_or_abse
     pytest.fail("it was never written to the end")
 
 
+def test_killed_at_any_moment_of_saving_over_a_checkpoint_the_old_or_the_new_one_is_there(tmp_path):
+    seen = set()
+    for moment in range(1, 60):
+        folder = tmp_path / str(moment)
+        save_checkpoint(folder / "saved", *model_and_optimizer(0), 0)
+        code = ended(start([], folder, save_and_leave, folder / "saved", moment))
+        seen.add(((folder / "saved").exists(), load_checkpoint(folder / "saved", *model_and_optimizer(0))))
+        save_checkpoint(folder / "saved", *model_and_optimizer(2), 2)
+        assert load_checkpoint(folder / "saved", *model_and_optimizer(0)) == 2
+        assert not list(folder.glob(".saved*"))
+        if code == 0:
+            assert seen == {(True, 0), (False, 0), (True, 1)}  # the second is the moment between two names
+            return
+        assert code == -signal.SIGKILL
+    pytest.fail("it was never written to the end")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)], ids=oct)
+def test_the_umask_decides_who_may_read_a_checkpoint(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        saved = save_checkpoint(tmp_path / "saved", *model_and_optimizer(1), 1)
+    finally:
+        os.umask(before)
+    assert {name: (saved / name).stat().st_mode & 0o777 for name in FILES} == dict.fromkeys(FILES, mode)
+
+
 def save_and_leave(path: Path, moment: int) -> None:
     model, optimizer = model_and_optimizer(1)
     kill_at_file_operation(moment, path.parent)
@@ -269,6 +296,56 @@ def test_a_run_means_its_best_checkpoint_and_latest_best_and_step_name_one(run):
     assert find_checkpoint(run) == find_checkpoint(run / "best") == best
     assert find_checkpoint(run / "latest") == run / "step_00000012"
     assert find_checkpoint(run / "step_00000008") == run / "step_00000008"
+
+
+@pytest.mark.parametrize(
+    ("steps", "newest", "best", "kept"),
+    [
+        ([2, 4, 6, 8], 8, 8, [6, 8]),
+        ([2, 4, 6, 8], 8, 2, [2, 6, 8]),
+        ([2, 4, 6, 8], 8, 6, [6, 8]),
+        ([8], 8, -1, [8]),
+        ([2, 4, 6, 8, 10], 6, 2, [2, 4, 6]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("spare_newer", [True, False], ids=["resuming", "saving"])
+def test_kept_are_the_newest_the_one_before_and_the_best_and_newer_ones_until_a_good_one_is_saved(
+    tmp_path, steps, newest, best, kept, spare_newer
+):
+    directory = RunDirectory(tmp_path)
+    for step in steps:
+        directory.checkpoint(step).mkdir()
+    directory.prune(newest, best, spare_newer=spare_newer)
+    assert directory.steps() == kept + [step for step in steps if step > newest and spare_newer]
+    assert not list(tmp_path.glob(".*"))
+
+
+def hashed(monkeypatch) -> list[str]:
+    """The files of checkpoints that are hashed from now on, step by step."""
+    seen: list[str] = []
+    hash_file = llamita.train.checkpoint._file_digest
+
+    def spy(file: Path) -> str:
+        seen.append(f"{file.parent.name}/{file.name}")
+        return hash_file(file)
+
+    monkeypatch.setattr(llamita.train.checkpoint, "_file_digest", spy)
+    return seen
+
+
+def test_a_resume_hashes_its_checkpoint_once(text, run, monkeypatch):
+    seen = hashed(monkeypatch)
+    assert command(*train_words(text, run)) == 0
+    assert sorted(seen) == [f"step_00000012/{name}.safetensors" for name in ("model", "optimizer")]
+
+
+@pytest.mark.parametrize("name", ["latest", "best", "step_00000012"])
+def test_loading_a_run_hashes_no_file_twice(run, monkeypatch, name):
+    seen = hashed(monkeypatch)
+    load_run(run / name)
+    assert seen
+    assert len(seen) == len(set(seen))
 
 
 @pytest.mark.parametrize("name", ["", "latest", "best", "step_00000012"])

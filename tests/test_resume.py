@@ -140,6 +140,20 @@ def test_lines_behind_the_checkpoint_torn_or_whole_are_written_anew(finished):
     )
 
 
+def test_what_a_kill_left_is_cleared_away_and_a_checkpoint_that_was_to_be_replaced_comes_back(finished):
+    run, words = finished
+    before = tree(run)
+    for name in (".config.toml.4242.tmp", ".tokenizer.json.4242.tmp"):
+        (run / name).write_text("half")
+    for name in (".step_00000012.partial", ".step_00000004.deleted"):
+        (run / name).mkdir()
+        (run / name / "model.safetensors").write_text("half")
+    (run / "step_00000012").rename(run / ".step_00000012.replaced")
+    assert command(*words) == 0
+    assert tree(run) == before
+    assert {path.name for path in run.glob(".*")} == {".lock"}
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
 def test_behind_a_damaged_newest_checkpoint_the_run_says_so_and_goes_on_from_the_one_before(finished, capsys, name):
     run, words = finished

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +23,14 @@ from llamita.files import sync
 
 FORMAT_VERSION = 1
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
+REPLACED = ".replaced"
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint whose every file was found to be what was saved, and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | None, step: int, **extra: Any) -> Path:
@@ -33,17 +41,20 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | N
     path = Path(path)
     beside = path.with_name(f".{path.name}.partial")
     try:
+        restore(path)
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         save_file(_model_tensors(model), beside / MODEL_FILE)
         if optimizer is not None:
             save_file(_optimizer_tensors(model, optimizer), beside / OPTIMIZER_FILE)
         _write_manifest(beside, {"format_version": FORMAT_VERSION, "step": step, "torch": torch.__version__, **extra})
+        _set_modes(beside)
         _replace(beside, path)
     except (OSError, SafetensorError) as error:
         if isinstance(error, SafetensorError) and "I/O error" not in str(error):
             raise
         shutil.rmtree(beside, ignore_errors=True)
+        restore(path)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: the checkpoint could not be written ({reason}); older ones are kept") from None
     return path
@@ -54,8 +65,12 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | N
 
     Raises `UserError` where it is missing, damaged, or of a model of another shape.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
+    return load_verified(verify(Path(path)), model, optimizer)
+
+
+def load_verified(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | None = None) -> int:
+    """`load_checkpoint` of one that `verify` has read: what is large is not hashed again."""
+    path, manifest = checkpoint
     _load_model(path / MODEL_FILE, model)
     if optimizer is not None:
         if OPTIMIZER_FILE not in manifest["files"]:
@@ -64,8 +79,26 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | N
     return manifest["step"]
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose every file is what it says. Raises `UserError` for missing or damaged ones."""
+def verify(path: Path) -> Checkpoint:
+    """The checkpoint in the folder `path`, or, where a kill left only that, the one that was to be replaced there.
+
+    Raises `UserError` where it is missing or damaged.
+    """
+    folder = path if path.exists() or not _aside(path).exists() else _aside(path)
+    return Checkpoint(folder, _read_manifest(folder))
+
+
+def restore(path: Path) -> None:
+    """Give the checkpoint `path` its name back where a kill came just before a new one took its place.
+
+    Only for who may write there: a process that is replacing it at this moment would be disturbed.
+    """
+    if _aside(path).exists() and not path.exists():
+        _aside(path).rename(path)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, when every file is what it says."""
     try:
         content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
         own = content.pop("sha256")
@@ -141,6 +174,13 @@ def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
 
+def _set_modes(folder: Path) -> None:
+    """Let the umask decide who may read: safetensors lets only the owner, while the manifest was opened as usual."""
+    mode = (folder / MANIFEST_FILE).stat().st_mode & 0o777
+    for file in folder.iterdir():
+        file.chmod(mode)
+
+
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -150,10 +190,15 @@ def _file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _aside(path: Path) -> Path:
+    """Where a checkpoint is put for the moment in which another takes its place."""
+    return path.with_name(f".{path.name}{REPLACED}")
+
+
 def _replace(beside: Path, path: Path) -> None:
     for file in [*beside.iterdir(), beside]:
         sync(file)
-    aside = path.with_name(f".{path.name}.replaced")
+    aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)
     if path.exists():  # a folder cannot be renamed over another
         path.rename(aside)

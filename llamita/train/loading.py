@@ -6,8 +6,8 @@ from llamita.config import RunConfig
 from llamita.errors import UserError
 from llamita.model import Llama
 from llamita.tokenizer import Tokenizer, load_tokenizer
-from llamita.train.checkpoint import load_checkpoint
-from llamita.train.run_directory import RunDirectory, find_checkpoint
+from llamita.train.checkpoint import load_verified
+from llamita.train.run_directory import RunDirectory, find_verified
 
 
 def load_run(path: str | Path | None = None) -> tuple[Llama, Tokenizer, RunConfig]:
@@ -16,11 +16,11 @@ def load_run(path: str | Path | None = None) -> tuple[Llama, Tokenizer, RunConfi
     `path` as for `find_checkpoint`: a run means its best checkpoint, None the newest run. Raises `UserError` for what
     is missing, damaged, or does not belong together.
     """
-    checkpoint = find_checkpoint(path)
-    run = RunDirectory(checkpoint.parent)
+    checkpoint = find_verified(path)
+    run = RunDirectory(checkpoint.path.parent)
     config, tokenizer = run.config(), load_tokenizer(run.path)
     if tokenizer.fingerprint != run.facts().get("tokenizer_fingerprint"):
         raise UserError(f"{run.path}: tokenizer.json is not the one this model was trained with")
     model = Llama(config.model)
-    load_checkpoint(checkpoint, model)
+    load_verified(checkpoint, model)
     return model.eval(), tokenizer, config

@@ -19,7 +19,7 @@ from llamita.evaluate import unigram_entropy
 from llamita.model import Llama
 from llamita.optim import AdamW, decay_groups
 from llamita.parallel import Processes
-from llamita.train.checkpoint import load_checkpoint, read_manifest
+from llamita.train.checkpoint import load_verified
 from llamita.train.display import Display
 from llamita.train.hardware import Hardware, choose_hardware
 from llamita.train.run_directory import RunDirectory
@@ -155,17 +155,12 @@ def _resume(directory: RunDirectory, model: Llama, optimizer: AdamW, display: Di
         return State()
     checkpoint, complaints = found
     for complaint in complaints:
-        display.say(f"note: {complaint}; going on from {checkpoint.name} instead")
-    load_checkpoint(checkpoint, model, optimizer)
-    manifest = read_manifest(checkpoint)
+        display.say(f"note: {complaint}; going on from {checkpoint.path.name} instead")
+    load_verified(checkpoint, model, optimizer)
+    manifest = checkpoint.manifest
     directory.metrics.truncate(manifest["metrics_offset"])
     directory.samples.truncate(manifest["samples_offset"])
+    # The run may have been killed after it saved this checkpoint and before it deleted older ones.
+    directory.prune(manifest["step"], manifest["best_step"], spare_newer=True)
     best = manifest["best_val_loss"]
-    _clear_away(directory, manifest["step"], manifest["best_step"])
     return State(manifest["step"], manifest["tokens"], math.inf if best is None else best, manifest["best_step"])
-
-
-def _clear_away(directory: RunDirectory, step: int, best_step: int) -> None:
-    """Delete the older checkpoints that would be gone, had the run not been killed before it came to that."""
-    older = [other for other in directory.steps() if other < step]
-    directory.prune({best_step, *older[-1:], *(set(directory.steps()) - set(older))})

@@ -16,9 +16,11 @@ from typing import Any
 from llamita.config import RunConfig
 from llamita.config_file import read_toml, write_toml
 from llamita.errors import UserError
-from llamita.train.checkpoint import read_manifest
+from llamita.files import remove_left_overs
+from llamita.train.checkpoint import REPLACED, Checkpoint, restore, verify
 
-CONFIG_FILE, METRICS_FILE, SAMPLES_FILE = "config.toml", "metrics.jsonl", "samples.jsonl"
+CONFIG_FILE, TOKENIZER_FILE = "config.toml", "tokenizer.json"
+METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 STEP = "step_"
 
 
@@ -55,40 +57,60 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints, oldest first; they may be damaged."""
-        return sorted(int(p.name.removeprefix(STEP)) for p in self.path.glob(f"{STEP}*[0-9]") if p.is_dir())
+        names = (path.name.removeprefix(STEP) for path in self.path.glob(f"{STEP}*") if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
 
-    def newest_good(self) -> tuple[Path, list[str]] | None:
+    def newest_good(self) -> tuple[Checkpoint, list[str]] | None:
         """The newest undamaged checkpoint, and what is wrong with newer ones; None where there is none at all."""
         complaints = []
         for step in reversed(self.steps()):
             try:
-                read_manifest(self.checkpoint(step))
-                return self.checkpoint(step), complaints
+                return verify(self.checkpoint(step)), complaints
             except UserError as error:
                 complaints.append(str(error))
         if complaints:
             raise UserError(f"{complaints[0]}; no other checkpoint is left: delete {self.path} to start anew")
         return None
 
-    def best(self) -> Path:
+    def best(self) -> Checkpoint:
         """The checkpoint of the lowest validation loss: the newest good one says which. Raises `UserError`."""
         newest = self.newest_good()
         if newest is None:
             raise UserError(f"{self.path}: this run has no checkpoint yet")
-        best = self.checkpoint(read_manifest(newest[0]).get("best_step", -1))
-        return best if best.exists() else newest[0]
+        best = self.checkpoint(newest[0].manifest.get("best_step", -1))
+        return verify(best) if best.exists() and best != newest[0].path else newest[0]
 
-    def prune(self, keep: set[int]) -> None:
-        """Delete the checkpoints of all other steps, and what writing left behind."""
-        for step in set(self.steps()) - keep:
-            # Renamed first, so that a kill meanwhile leaves no half checkpoint under a good name.
-            self.checkpoint(step).rename(self.path / f".{STEP}{step:08d}.deleted")
-        for left_over in self.path.glob(f".{STEP}*"):
+    def prune(self, newest: int, best: int, *, spare_newer: bool = False) -> None:
+        """Delete the checkpoints that are no longer needed: all but `newest`, the one before it, and the `best`.
+
+        Those newer than `newest` are damaged; they go when a good one is saved, `spare_newer` lets them wait for it.
+        """
+        steps = self.steps()
+        keep = {best, newest, *[step for step in steps if step < newest][-1:]}
+        for step in steps:
+            if step not in keep and not (spare_newer and step > newest):
+                # Renamed first, so that a kill meanwhile leaves no half checkpoint under a good name.
+                self.checkpoint(step).rename(self.path / f".{STEP}{step:08d}.deleted")
+        self._delete_hidden()
+
+    def _delete_hidden(self) -> None:
+        for left_over in self.path.glob(f".{STEP}[0-9]*"):
             shutil.rmtree(left_over)
+
+    def _tidy(self) -> None:
+        """Make good what a killed process left: what is whole gets its name back, what is half goes."""
+        for hidden in self.path.glob(f".{STEP}[0-9]*{REPLACED}"):
+            restore(self.path / hidden.name.removeprefix(".").removesuffix(REPLACED))
+        self._delete_hidden()
+        for name in (CONFIG_FILE, TOKENIZER_FILE):
+            remove_left_overs(self.path / name)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold this run for this process; another one that tries gets a `UserError`. Ends with the process."""
+        """Hold this run for this process; another one that tries gets a `UserError`. Ends with the process.
+
+        Clears away what a process left that was killed while it held the run.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
@@ -96,6 +118,7 @@ class RunDirectory:
             raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._tidy()
             yield
         except BlockingIOError:
             raise UserError(f"{self.path}: another process trains here; wait for it or choose --output_dir") from None
@@ -147,6 +170,11 @@ def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -
     `RUN` is the run's best one, `RUN/best` too, `RUN/latest` its newest, `RUN/step_00000500` that one; None is the best
     of the newest run in the folder `runs`. Raises `UserError` where there is none, or where the one named is damaged.
     """
+    return find_verified(name, runs).path
+
+
+def find_verified(name: str | Path | None = None, runs: str | Path = "runs") -> Checkpoint:
+    """The same as `find_checkpoint`, with the manifest, so that nobody has to verify it again."""
     path = Path(name) if name is not None else newest_run(runs)
     if path.name in ("latest", "best") and not path.parent.exists():
         raise UserError(f"{path.parent}: no such run")
@@ -159,9 +187,7 @@ def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -
         path = path.parent
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint")
-    path = RunDirectory(path).best() if (path / CONFIG_FILE).exists() else path
-    read_manifest(path)
-    return path
+    return RunDirectory(path).best() if (path / CONFIG_FILE).exists() else verify(path)
 
 
 def newest_run(runs: str | Path = "runs") -> Path:

@@ -115,11 +115,10 @@ def _diverged(run: Run, what: str) -> UserError:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint of the present step; keep the best, the one before, and this one."""
+    """Write a checkpoint of the present step, and delete those that are no longer needed."""
     state = run.state
     if not all(parameter.isfinite().all() for parameter in run.model.parameters()):
         raise _diverged(run, "there are weights that are no finite numbers")
-    before = [step for step in run.directory.steps() if step < state.step]
     save_checkpoint(
         run.directory.checkpoint(state.step),
         run.model,
@@ -132,4 +131,4 @@ def save(run: Run) -> None:
         samples_offset=run.directory.samples.offset(),
         tokenizer_fingerprint=run.data.tokenizer.fingerprint,
     )
-    run.directory.prune({state.best_step, state.step, *before[-1:]})
+    run.directory.prune(state.step, state.best_step)
