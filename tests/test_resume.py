@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from runs import cache as cache
 from runs import (
     command,
@@ -242,6 +243,18 @@ def test_another_number_of_threads_is_told_to_end_bit_exactness(finished, text, 
     capsys.readouterr()
     assert command(*train_words(text, run, dropout=0.1, sample_every=6, threads=2)) == 0
     assert "note: threads was 1, is 2 now: from here on not the same bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is here")
+def test_where_the_device_of_a_run_is_gone_one_that_is_here_is_named_and_works(text, tmp_path, capsys):
+    assert command(*train_words(text, tmp_path / "run", device="auto")) == 0
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace('device = "cpu"', 'device = "cuda"'))  # as if it had begun on a GPU
+    message = refusal(capsys, *train_words(text, tmp_path / "run", device="auto"))
+    assert "--device cuda cannot be used here" in message
+    (named,) = re.findall(r"use --device (\w+)$", message.strip())
+    assert command(*train_words(text, tmp_path / "run", device=named)) == 0
+    assert "note: device was cuda, is" in capsys.readouterr().out
 
 
 def test_what_auto_chose_is_chosen_again(text, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ from llamita.config import ExecutionConfig
 from llamita.errors import UserError
 from llamita.model import Attention, Llama, RMSNorm
 
+DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
 
 
@@ -73,11 +75,15 @@ def _best_device() -> str:
 
 
 def _check_device(device: str) -> None:
+    if not DEVICES.fullmatch(device):
+        raise UserError(f"--device {device} is not known: choose auto, cpu, cuda, one of several as cuda:1, or mps")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device} cannot be used here ({reason}): try --device auto") from None
+        # Not `auto`: where a run goes on, that stands for the device that it began on.
+        other = _best_device() if _best_device() != device else "cpu"
+        raise UserError(f"--device {device} cannot be used here ({reason}): use --device {other}") from None
 
 
 def _usable_cores() -> int:
