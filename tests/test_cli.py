@@ -23,6 +23,7 @@ from runs import (
 import llamita.train
 from llamita.cli.flags import canonical_flags
 from llamita.config import ALIASES, ModelConfig, OptimizerConfig, RunConfig, field_tables
+from llamita.tokenizer import load_tokenizer, train_tokenizer
 from llamita.train import RunDirectory
 
 fixtures = (cache, text)
@@ -273,6 +274,18 @@ def test_a_tokenizer_trained_encodes_and_decodes_there_and_back(text, capsys, op
     assert capsys.readouterr().out == "the llama ran\n"
     assert command(*train_words(text, Path("run"), tokenizer="tok", max_steps=1)) == 0
     assert tree(Path("run"))["tokenizer.json"] == tree(Path("tok"))["tokenizer.json"]
+
+
+def test_tokenizer_train_learns_from_all_of_the_text_that_it_is_given(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a llama. " * 90 + "zebra " * 20)
+    options = ["--data", "text.txt", "--output_dir", "tok", "--vocab_size", "300"]
+    assert command("tokenizer", "train", *options) == 0
+    assert len(load_tokenizer("tok").encode(" zebra")) == 1
+
+
+def test_a_kind_of_tokenizer_that_is_not_trained_here_is_named(text):
+    with pytest.raises(llamita.errors.UserError, match="kind 'words' are not trained here; choose bpe or char"):
+        train_tokenizer("words", text, vocab_size=300, pattern="gpt2")
 
 
 def test_training_for_epochs_evaluating_and_generating_work_as_a_person_types_them(text, capsys):

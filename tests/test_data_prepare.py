@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamita.corpus import DocumentList, TextFiles
-from llamita.data import TokenFile, prepare
+import llamita.data.dataset
+from llamita.config import RunConfig, replace
+from llamita.corpus import DocumentList, TextFiles, join_documents
+from llamita.data import TokenFile, prepare, prepare_data
+from llamita.data.prepare import training_part
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, train_bpe
 
@@ -120,6 +123,39 @@ def test_validation_is_the_last_tenth_of_the_characters_of_a_single_document(tmp
     kept = length - max(round(length / 10), 1)
     assert prepared.train.ids.tolist() == naive_ids([content[:kept]], [256])
     assert prepared.validation.ids.tolist() == naive_ids([content[kept:]], [256])
+
+
+@pytest.mark.parametrize("count", [1, 2, 23])
+@pytest.mark.parametrize("read_size", [1, 100, 1 << 20])
+def test_the_training_part_is_the_text_of_the_training_file(tmp_path, count, read_size):
+    text = tmp_path / "text.txt"
+    text.write_text(END_OF_TEXT.join(DOCUMENTS[:count]), newline="")
+    corpus = TextFiles(text, read_size=read_size)
+    prepared = prepare(corpus, Utf8(), tmp_path / "cache")
+    assert naive_ids(list(join_documents(training_part(corpus))), [256]) == prepared.train.ids.tolist()
+    assert list(training_part(corpus, DocumentList(["other"], "x"))) == list(corpus.pieces())
+
+
+@pytest.mark.parametrize("end", [END_OF_TEXT, ""], ids=["documents", "a single document"])
+def test_merges_are_learned_from_the_training_part_alone_and_characters_from_all_the_text(tmp_path, end):
+    training, held_out = [f"the llama ran {number:02}. " for number in range(90)], ["vwxyz vwxyz vwxyz "] * 10
+    text = tmp_path / "text.txt"
+    text.write_text(end.join([*training, *held_out]))
+    tokenizers = {}
+    for kind in ("bpe", "char"):
+        config = replace(RunConfig(), data=(str(text),), tokenizer=kind, vocab_size=300, cache_dir=str(tmp_path))
+        prepared, tokenizers[kind], _ = prepare_data(config)
+        assert tokenizers[kind].decode(prepared.validation.ids).count("vwxyz") == 30
+    assert len(tokenizers["bpe"].encode("llama")) == 1
+    assert len(tokenizers["bpe"].encode("vwxyz")) == 5
+    assert set("vwxyz") < set(tokenizers["char"].characters)
+
+
+def test_characters_that_only_a_validation_corpus_has_are_known(tmp_path, monkeypatch):
+    corpora = DocumentList(["ab"], "training"), DocumentList(["xyz"], "validation"), None
+    monkeypatch.setattr(llamita.data.dataset, "_corpora", lambda config: corpora)
+    _, tokenizer, _ = prepare_data(replace(RunConfig(), tokenizer="char", cache_dir=str(tmp_path)))
+    assert tokenizer.characters == list("abxyz")
 
 
 def test_a_validation_corpus_is_used_whole(tmp_path):

@@ -52,6 +52,15 @@ def small_corpora(count: int) -> list[list[str]]:
     ]
 
 
+def test_a_document_in_strings_cut_anywhere_gives_the_merges_of_the_whole():
+    rng = random.Random(23)
+    text = END_OF_TEXT.join("".join(rng.choices(["the ", "cat", "\n", "é"], k=40)) for _ in range(20))
+    whole = train_bpe([text], vocab_size=290, special_tokens=[END_OF_TEXT])
+    for size in (1, 3, 7, 10_000):
+        strings = (text[start : start + size] for start in range(0, len(text), size))
+        assert train_bpe([strings], vocab_size=290, special_tokens=[END_OF_TEXT]) == whole
+
+
 @pytest.mark.parametrize("tie_break", ["bytes", "id"])
 def test_small_corpora_give_the_merges_of_brute_force(tie_break):
     for corpus in small_corpora(300):

@@ -20,7 +20,7 @@ def train(
     vocab_size: int = ModelConfig.vocab_size,
     pattern: Literal["gpt2", "cl100k", "llama3"] = "gpt2",
 ) -> None:
-    """Train a tokenizer on text files, and write its tokenizer.json.
+    """Train a tokenizer on all of the text files, and write its tokenizer.json.
 
     Parameters
     ----------
@@ -36,15 +36,9 @@ def train(
         How text is split into pieces before merging.
     """
     from llamita.corpus import TextFiles
-    from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, train_bpe
+    from llamita.tokenizer import train_tokenizer
 
-    for _ in TextFiles(data).pieces():  # refuses files without text
-        pass
-    if tokenizer == "char":
-        made = CharTokenizer.train(data)
-    else:
-        vocab, merges = train_bpe(data, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], pattern=pattern)
-        made = BPETokenizer(vocab, merges, [END_OF_TEXT], pattern)
+    made = train_tokenizer(tokenizer, [TextFiles(data).pieces()], vocab_size=vocab_size, pattern=pattern)
     print(f"{made.vocab_size:,} tokens, written to {made.save(output_dir)}")
 
 

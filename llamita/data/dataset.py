@@ -2,21 +2,23 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from llamita.config import RunConfig
 from llamita.corpus import Corpus, StoryCorpus, TextFiles
 from llamita.corpus.stories import validation_stories
-from llamita.data.prepare import Prepared, prepare
+from llamita.data.prepare import Prepared, prepare, training_part
 from llamita.data.windows import DocumentWindows, StreamWindows, Windows
-from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer, train_bpe
+from llamita.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from llamita.tokenizer.making import KINDS
 
 STORIES = "stories"
 TRAINING_STORIES = 30_000
 VALIDATION_STORIES = 500
-TOKENIZER_VERSION = 1  # of the tokenizers trained here; a change makes cached ones stale
+TOKENIZER_VERSION = 2  # of the tokenizers trained here; a change makes cached ones stale
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how much is done, how much there is)."""
@@ -56,7 +58,7 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> Dataset
 def prepare_data(config: RunConfig, progress: Progress | None = None) -> tuple[Prepared, Tokenizer, float | None]:
     """Token files and tokenizer, and, for the built-in stories, the nats of surprise of all validation stories."""
     corpus, validation, floor_nats = _corpora(config)
-    tokenizer = _tokenizer(config, corpus, progress)
+    tokenizer = _tokenizer(config, corpus, validation, progress)
     report = (lambda done, total: progress("encoding", done, total)) if progress else None
     prepared = prepare(corpus, tokenizer, cache_folder(config), validation_corpus=validation, progress=report)
     return prepared, tokenizer, floor_nats
@@ -90,13 +92,20 @@ def _corpora(config: RunConfig) -> tuple[Corpus, Corpus | None, float | None]:
     return training, StoryCorpus(seed, VALIDATION_STORIES, split="validation"), sum(story.nats for story in held_out)
 
 
-def _tokenizer(config: RunConfig, corpus: Corpus, progress: Progress | None) -> Tokenizer:
-    if config.data.tokenizer not in ("bpe", "char"):
+def _tokenizer(config: RunConfig, corpus: Corpus, validation: Corpus | None, progress: Progress | None) -> Tokenizer:
+    if config.data.tokenizer not in KINDS:
         return load_tokenizer(config.data.tokenizer)
     folder = _tokenizer_folder(config, corpus)
     if (folder / "tokenizer.json").exists():
         return load_tokenizer(folder)
-    tokenizer = _train_tokenizer(config, corpus, progress)
+    report = (lambda done, total: progress("training the tokenizer", done, total)) if progress else None
+    tokenizer = train_tokenizer(
+        config.data.tokenizer,
+        [_text_for_tokenizer(config.data.tokenizer, corpus, validation)],
+        vocab_size=config.model.vocab_size,
+        pattern=config.data.pattern,
+        progress=report,
+    )
     tokenizer.save(folder)
     return tokenizer
 
@@ -109,24 +118,13 @@ def _tokenizer_folder(config: RunConfig, corpus: Corpus) -> Path:
     return cache_folder(config) / "tokenizers" / name
 
 
-def _train_tokenizer(config: RunConfig, corpus: Corpus, progress: Progress | None) -> Tokenizer:
-    if config.data.tokenizer == "char":
-        return CharTokenizer.train(_documents(corpus))
-    report = (lambda done, total: progress("training the tokenizer", done, total)) if progress else None
-    vocab, merges = train_bpe(
-        _documents(corpus),
-        vocab_size=config.model.vocab_size,
-        special_tokens=[END_OF_TEXT],
-        pattern=config.data.pattern,
-        progress=report,
-    )
-    return BPETokenizer(vocab, merges, [END_OF_TEXT], config.data.pattern)
+def _text_for_tokenizer(kind: str, corpus: Corpus, validation: Corpus | None) -> Iterator[str]:
+    """The pieces that a tokenizer learns from.
 
-
-def _documents(corpus: Corpus) -> Iterable[str] | Iterable[Path]:
-    """What a tokenizer trains on: files are streamed, and read through once before, to find what is wrong with them."""
-    if isinstance(corpus, TextFiles):
-        for _ in corpus.pieces():
-            pass
-        return corpus.paths
-    return (piece for piece in corpus.pieces() if piece != END_OF_TEXT)
+    Merges come from the training part alone: text of the validation part shall be as new to them as to the model. But
+    characters come from all the text, as is usual (nanoGPT does so): one that only the validation part has would be
+    `<unk>` there, and the loss no longer that of the text.
+    """
+    if kind == "bpe":
+        return training_part(corpus, validation)
+    return chain(corpus.pieces(), validation.pieces() if validation else ())

@@ -20,6 +20,8 @@ from llamita.tokenizer import END_OF_TEXT, Tokenizer
 
 Progress = Callable[[int, int], None]
 
+VALIDATION_SHARE = 0.1  # of the documents, or of the characters of a single one
+
 _PARTIAL = ".partial-"
 _ABANDONED_AFTER = 24 * 3600.0  # seconds without a write after which a partial folder belongs to a killed process
 
@@ -47,7 +49,7 @@ def prepare(
     cache: str | os.PathLike[str],
     *,
     validation_corpus: Corpus | None = None,
-    validation_share: float = 0.1,
+    validation_share: float = VALIDATION_SHARE,
     progress: Progress | None = None,
 ) -> Prepared:
     """Write `train.bin`, `val.bin` and `manifest.json` into a folder of the cache, or find them there finished.
@@ -91,6 +93,16 @@ def prepare(
                 parts=written,
             ).write(partial)
     return Prepared(folder)
+
+
+def training_part(
+    corpus: Corpus, validation_corpus: Corpus | None = None, validation_share: float = VALIDATION_SHARE
+) -> Iterator[str]:
+    """The pieces of text of which `prepare` makes `train.bin`, as a stream; the corpus is read once before, to count.
+
+    Raises `UserError` as `prepare` does.
+    """
+    return _split(corpus, validation_corpus, validation_share, None)["train"]
 
 
 def prepared_folder(cache: str | os.PathLike[str], source: str, validation: str | float, tokenizer: str) -> Path:

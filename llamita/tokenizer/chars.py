@@ -45,7 +45,7 @@ class CharTokenizer(Tokenizer):
         self._special = SpecialTokens(self.special_tokens)
 
     @classmethod
-    def train(cls, paths_or_documents: str | Path | Iterable[str | Path]) -> "CharTokenizer":
+    def train(cls, paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]]) -> "CharTokenizer":
         """The vocabulary is every character of a corpus, given as for `train_bpe`; `<|endoftext|>` doesn't count."""
         special = SpecialTokens([END_OF_TEXT])
         seen: set[str] = set()

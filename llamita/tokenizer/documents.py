@@ -9,18 +9,19 @@ BLOCK = 1 << 20
 """Characters read from a file at a time."""
 
 
-def read_documents(paths_or_documents: str | Path | Iterable[str | Path]) -> Iterator[Iterable[str]]:
+def read_documents(paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]]) -> Iterator[Iterable[str]]:
     """Each document as the strings that make it up: a file in blocks, a document in memory as one string.
 
-    A single `str` or `Path` is the path of a file. In an iterable, a `Path` is a file and a `str` is a document.
+    A single `str` or `Path` is the path of a file. In an iterable, a `Path` is a file, a `str` is a document, and an
+    iterator is a document that comes as strings, cut anywhere.
     Files are UTF-8, line ends as they are. Raises UserError for a file that can't be read.
     """
     if isinstance(paths_or_documents, str | Path):
         paths_or_documents = [Path(paths_or_documents)]
     for item in paths_or_documents:
-        if not isinstance(item, str | Path):
+        if not isinstance(item, str | Path | Iterator):
             raise UserError(f"a document is of type {type(item).__name__}; give Path for files, str for documents")
-        yield read_blocks(item) if isinstance(item, Path) else [item]
+        yield read_blocks(item) if isinstance(item, Path) else [item] if isinstance(item, str) else item
 
 
 def read_blocks(file: Path) -> Iterator[str]:

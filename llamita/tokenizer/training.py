@@ -6,7 +6,7 @@ from a heap and rewrites only the pieces that hold it: the counts of all pairs s
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ Pair = tuple[int, int]
 
 
 def train_bpe(
-    paths_or_documents: str | Path | Iterable[str | Path],
+    paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]],
     *,
     vocab_size: int,
     special_tokens: Sequence[str] = (),
@@ -36,7 +36,7 @@ def train_bpe(
     so a smaller vocabulary.
 
     paths_or_documents: a single `str` or `Path` is the path of a file. In an iterable, a `Path` is a file, but a
-        `str` is a document itself. Files are read in blocks.
+        `str` is a document itself, and an iterator a document in strings cut anywhere. Files are read in blocks.
     special_tokens: they separate the text they stand in and are never counted.
     pattern: "gpt2", "cl100k" or "llama3".
     tie_break: of equally frequent pairs, "bytes" takes the greatest pair of byte strings, "id" that of the lowest ids.
@@ -62,7 +62,7 @@ def train_bpe(
 
 
 def count_pieces(
-    paths_or_documents: str | Path | Iterable[str | Path], special_tokens: Iterable[str], pattern: str
+    paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]], special_tokens: Iterable[str], pattern: str
 ) -> Counter[str]:
     """How often each piece occurs; special tokens are left out."""
     scanner, special = Scanner(pattern), SpecialTokens(special_tokens)

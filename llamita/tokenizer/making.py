@@ -1,0 +1,37 @@
+"""A tokenizer of the kind that a person names, made from text."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from llamita.errors import UserError
+from llamita.tokenizer.base import END_OF_TEXT, Tokenizer
+from llamita.tokenizer.bpe import BPETokenizer
+from llamita.tokenizer.chars import CharTokenizer
+from llamita.tokenizer.training import train_bpe
+
+KINDS = ("bpe", "char")
+"""What kinds of tokenizers are trained here: byte-level BPE, and one id per character."""
+
+
+def train_tokenizer(
+    kind: str,
+    paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]],
+    *,
+    vocab_size: int,
+    pattern: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tokenizer:
+    """A tokenizer of one of the KINDS, with the special token `<|endoftext|>`, which separates documents.
+
+    The arguments are those of `train_bpe`; of characters there are as many as the text has.
+    Raises `UserError` for a kind that is not known, and as `train_bpe` does.
+    """
+    if kind not in KINDS:
+        raise UserError(f"tokenizers of the kind {kind!r} are not trained here; choose {' or '.join(KINDS)}")
+    if kind == "char":
+        return CharTokenizer.train(paths_or_documents)
+    special = [END_OF_TEXT]
+    vocab, merges = train_bpe(
+        paths_or_documents, vocab_size=vocab_size, special_tokens=special, pattern=pattern, progress=progress
+    )
+    return BPETokenizer(vocab, merges, special, pattern)
