@@ -176,7 +176,7 @@ def test_every_matrix_is_a_draw_of_its_own_with_the_deviation_it_should_have():
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
             assert (parameter == 1).all(), name
-        else:
+        elif name != "model.layers.0.self_attn.o_proj.weight":  # it copies: see below
             expected = parameter.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 expected /= 4  # sqrt(2 * num_layers)
@@ -185,6 +185,18 @@ def test_every_matrix_is_a_draw_of_its_own_with_the_deviation_it_should_have():
     layers = [block.self_attn.q_proj.weight.flatten() for block in model.model.layers]
     correlations = torch.corrcoef(torch.stack([*layers, model.model.layers[0].self_attn.k_proj.weight.flatten()]))
     assert (correlations - torch.eye(len(correlations))).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_a_head_of_the_first_layer_hands_on_what_it_sees(kv_heads):
+    model = Llama(ModelConfig(vocab_size=50, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=kv_heads))
+    first, second = (block.self_attn for block in model.model.layers)
+    for head in range(4):
+        seen = slice(16 * (head * kv_heads // 4), 16 * (head * kv_heads // 4) + 16)
+        copying = first.o_proj.weight[:, 16 * head : 16 * head + 16] @ first.v_proj.weight[seen]  # (hidden, hidden)
+        assert torch.linalg.eigvalsh(copying).min() > -1e-5  # nothing that is seen is turned around,
+        assert copying.trace() > 0.8 * 2 * 16  # and on the whole it comes out as it went in, twice as large
+        assert abs((second.o_proj.weight @ second.v_proj.weight.repeat(4 // kv_heads, 1)).trace()) < 16
 
 
 def test_a_row_block_is_the_same_whatever_rows_follow():

@@ -5,10 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from llamita.model.attention import Attention
 from llamita.randomness import key
 
 ROWS_PER_BLOCK = 1024
 RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")
+COPYING_STRENGTH = 2.0
 
 
 def initialize(model: nn.Module, num_layers: int, seed: int) -> None:
@@ -27,6 +29,20 @@ def initialize(model: nn.Module, num_layers: int, seed: int) -> None:
                 scale = 1 / math.sqrt(2 * num_layers) if name.endswith(RESIDUAL_OUTPUTS) else 1.0
                 std = scale / math.sqrt(parameter.shape[1])
                 parameter.copy_(normal(tuple(parameter.shape), std, seed, name))
+
+
+def let_heads_copy(attention: Attention) -> None:
+    """Set o_proj to 2 · v_projᵀ, head by head and in place: what a head hands on is what it saw.
+
+    Then a word that is attended to raises its own probability where it is attended from, from the first step on, and
+    what is left to learn is where to look. Drawn at random, v_proj and o_proj have to become each other's inverse
+    first, for every word anew, and a small model learns few words in time. (Trained models come to look like this; to
+    begin with it is the mimetic initialization of Trockman & Kolter, 2023.)
+    """
+    values = attention.v_proj.weight.unflatten(0, (-1, attention.head_dim))  # (kv_heads, head_dim, hidden)
+    queries_a_value = attention.o_proj.in_features // attention.v_proj.out_features
+    with torch.no_grad():
+        attention.o_proj.weight.copy_(COPYING_STRENGTH * values.repeat_interleave(queries_a_value, 0).flatten(0, 1).T)
 
 
 def normal(shape: tuple[int, ...], std: float, seed: int, name: str) -> Tensor:

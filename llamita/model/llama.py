@@ -12,7 +12,7 @@ from llamita.config import ModelConfig
 from llamita.model.attention import Attention
 from llamita.model.cache import NO_CACHE, KVCache, LayerCache, NoCache
 from llamita.model.feed_forward import SwiGLU
-from llamita.model.init import initialize
+from llamita.model.init import initialize, let_heads_copy
 from llamita.model.loss import LMHead, Reduction
 from llamita.model.norm import RMSNorm
 from llamita.model.rope import RotaryEmbedding
@@ -72,6 +72,7 @@ class Llama(nn.Module):
         tied = self.model.embed_tokens.weight if config.tie_embeddings else None  # Press & Wolf, 2017
         self.lm_head = LMHead(config.hidden_size, config.vocab_size, tied)
         initialize(self, config.num_layers, seed)
+        let_heads_copy(self.model.layers[0].self_attn)
 
     def forward(
         self,
