@@ -1,8 +1,8 @@
 """Every setting of llamita: frozen dataclasses, one for each TOML table, read from files and flags, checked once.
 
-Nothing here needs torch; how a file is read, and its mistakes are told, stands in `config_file.py`. Field names are
-unique over all tables, so that on the command line each is a flag of its own (`--hidden_size 256`), while a file keeps
-the tables:
+Nothing here needs torch. [model] stands in `model_config.py`; how a file is read, and its mistakes are told, in
+`config_file.py`. Field names are unique over all tables, so that on the command line each is a flag of its own
+(`--hidden_size 256`), while a file keeps the tables:
 
     [model]
     hidden_size = 256
@@ -13,14 +13,15 @@ next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions insi
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from llamita.checks import require_not_negative, require_positive, require_share
 from llamita.config_file import Schema, Tables, read_toml, unknown_name
 from llamita.errors import UserError
+from llamita.model_config import ModelConfig, derived_sizes
 
 EXECUTION = {"execution": True}
 """Field metadata: this field may change between two starts of one run."""
@@ -44,61 +45,6 @@ ALIASES = {
     "max_iters": "max_steps",
 }
 """Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` where they do not fit."""
-
-    vocab_size: int = 2048
-    """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
-    hidden_size: int = 192
-    """Width of the residual stream."""
-    intermediate_size: int = 0
-    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, as in the Llama paper."""
-    num_layers: int = 2
-    """Number of blocks."""
-    num_heads: int = 0
-    """Number of query heads; 0: heads of about 32 elements each."""
-    num_kv_heads: int = 0
-    """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
-    head_dim: int = 0
-    """Width of one head, even; 0: hidden_size / num_heads."""
-    max_seq_len: int = 256
-    """Context: the most tokens the model sees at once."""
-    rope_theta: float = 10000.0
-    """Base of the rotary wavelengths (Su et al., 2021)."""
-    norm_eps: float = 1e-5
-    """Added to the mean square in RMSNorm."""
-    tie_embeddings: bool = True
-    """Use one matrix for the token embedding and for the output."""
-    dropout: float = 0.0
-    """Share of elements dropped from the embedding and from what each block adds, while training."""
-
-    def __post_init__(self) -> None:
-        self._derive()
-        self._check()
-
-    def _derive(self) -> None:
-        for name, value in derived_sizes(self.hidden_size, self.num_heads).items():
-            object.__setattr__(self, name, getattr(self, name) or value)
-        if self.head_dim is None:
-            raise UserError(
-                f"hidden_size {self.hidden_size} cannot be shared evenly by num_heads {self.num_heads}: "
-                f"choose a divisor of {self.hidden_size}, or set head_dim"
-            )
-
-    def _check(self) -> None:
-        _require_positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
-        _require_positive(self, "num_kv_heads", "head_dim", "max_seq_len", "rope_theta", "norm_eps")
-        if self.head_dim % 2:
-            raise UserError(
-                f"head_dim {self.head_dim} (hidden_size / num_heads) is odd, but rotary positions turn pairs: "
-                "choose hidden_size and num_heads so that it is even"
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}")
-        _require_share(self, "dropout")
 
 
 @dataclass(frozen=True)
@@ -139,9 +85,9 @@ class OptimizerConfig:
     """Largest norm of all gradients together; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "adam_eps")
-        _require_not_negative(self, "learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
-        _require_share(self, "beta1", "beta2")
+        require_positive(self, "adam_eps")
+        require_not_negative(self, "learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
+        require_share(self, "beta1", "beta2")
         if 0 < self.learning_rate < self.min_learning_rate:
             raise UserError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it"
@@ -164,8 +110,8 @@ class TrainingConfig:
     """Passes over the data, instead of max_steps."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size", "grad_accum_steps")
-        _require_not_negative(self, "seed", "max_steps", "epochs")
+        require_positive(self, "batch_size", "grad_accum_steps")
+        require_not_negative(self, "seed", "max_steps", "epochs")
         if self.max_steps and self.epochs:
             raise UserError(f"max_steps {self.max_steps} and epochs {self.epochs} both say how long: give one of them")
 
@@ -207,8 +153,8 @@ class ExecutionConfig:
     """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "log_every", "eval_every", "save_every", "sample_count")
-        _require_not_negative(self, "threads", "micro_batch_size", "eval_sequences", "sample_every")
+        require_positive(self, "log_every", "eval_every", "save_every", "sample_count")
+        require_not_negative(self, "threads", "micro_batch_size", "eval_sequences", "sample_every")
 
 
 @dataclass(frozen=True)
@@ -229,8 +175,8 @@ class GenerationConfig:
     """Key of the draws: the same seed writes the same text."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_new_tokens", "top_p", "repetition_penalty")
-        _require_not_negative(self, "temperature", "top_k", "seed")
+        require_positive(self, "max_new_tokens", "top_p", "repetition_penalty")
+        require_not_negative(self, "temperature", "top_k", "seed")
         if self.top_p > 1:
             raise UserError(f"top_p is {self.top_p}, but a probability is at most 1")
 
@@ -314,45 +260,9 @@ def settings_asked_for(path: str | Path) -> Tables:
     return {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
 
 
-def derived_sizes(hidden_size: int, num_heads: int = 0) -> dict[str, int | None]:
-    """What the sizes of a model are where they are not given; head_dim is None where heads cannot share the width."""
-    default = _default_heads(hidden_size)
-    heads = num_heads or default
-    return {
-        "num_heads": default,
-        "num_kv_heads": heads,
-        "head_dim": hidden_size // heads if heads > 0 and hidden_size % heads == 0 else None,
-        "intermediate_size": 8 * hidden_size // 3,
-    }
-
-
 def default_learning_rate(hidden_size: int) -> float:
     """The peak learning rate where none is given.
 
     Adam moves every weight by about as much, so what a matrix adds up grows with its width (Yang et al., 2022).
     """
     return min(0.004, 0.75 / max(hidden_size, 1))
-
-
-def _default_heads(hidden_size: int) -> int:
-    """The most heads of at least 32 elements, an even number, that share the width evenly; else one."""
-    counts = range(max(1, hidden_size // 32), 0, -1)
-    return next((count for count in counts if hidden_size % (2 * count) == 0), 1)
-
-
-def _require_positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise UserError(f"{name} is {getattr(config, name)}, but must be above 0 and finite")
-
-
-def _require_not_negative(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < math.inf:
-            raise UserError(f"{name} is {getattr(config, name)}, but must be finite and not negative")
-
-
-def _require_share(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}, but must be at least 0 and below 1")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = (
-    "errors", "randomness", "files", "targets", "config_file", "config",
+    "errors", "checks", "randomness", "files", "targets", "config_file", "presets", "model_config", "config",
     "tokenizer", "corpus", "data", "model", "optim", "parallel", "generate", "evaluate", "train",
     "experiments", "serve", "interop", "cli", "__main__",
 )  # fmt: skip

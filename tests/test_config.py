@@ -12,6 +12,7 @@ import pytest
 import tomli_w
 
 import llamita.config
+import llamita.model_config
 from llamita.config import (
     ALIASES,
     DataConfig,
@@ -249,7 +250,8 @@ def test_field_names_are_unique_over_all_tables_and_aliases_are_none_of_them():
 
 
 def test_every_field_has_its_docstring():
-    classes = [node for node in ast.parse(inspect.getsource(llamita.config)).body if isinstance(node, ast.ClassDef)]
+    modules = [ast.parse(inspect.getsource(module)) for module in (llamita.config, llamita.model_config)]
+    classes = [node for module in modules for node in module.body if isinstance(node, ast.ClassDef)]
     assert {"ModelConfig", "ExecutionConfig"} <= {c.name for c in classes}
     for cls in classes:
         if cls.name == "RunConfig":  # its fields are the tables, whose classes have docstrings

@@ -1,0 +1,79 @@
+"""The shape of a model, as settings: the [model] table of the configuration. Nothing here needs torch."""
+
+from dataclasses import dataclass
+
+from llamita.checks import require_positive, require_share
+from llamita.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` where they do not fit."""
+
+    vocab_size: int = 2048
+    """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
+    hidden_size: int = 192
+    """Width of the residual stream."""
+    intermediate_size: int = 0
+    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, as in the Llama paper."""
+    num_layers: int = 2
+    """Number of blocks."""
+    num_heads: int = 0
+    """Number of query heads; 0: heads of about 32 elements each."""
+    num_kv_heads: int = 0
+    """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
+    head_dim: int = 0
+    """Width of one head, even; 0: hidden_size / num_heads."""
+    max_seq_len: int = 256
+    """Context: the most tokens the model sees at once."""
+    rope_theta: float = 10000.0
+    """Base of the rotary wavelengths (Su et al., 2021)."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = True
+    """Use one matrix for the token embedding and for the output."""
+    dropout: float = 0.0
+    """Share of elements dropped from the embedding and from what each block adds, while training."""
+
+    def __post_init__(self) -> None:
+        self._derive()
+        self._check()
+
+    def _derive(self) -> None:
+        for name, value in derived_sizes(self.hidden_size, self.num_heads).items():
+            object.__setattr__(self, name, getattr(self, name) or value)
+        if self.head_dim is None:
+            raise UserError(
+                f"hidden_size {self.hidden_size} cannot be shared evenly by num_heads {self.num_heads}: "
+                f"choose a divisor of {self.hidden_size}, or set head_dim"
+            )
+
+    def _check(self) -> None:
+        require_positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
+        require_positive(self, "num_kv_heads", "head_dim", "max_seq_len", "rope_theta", "norm_eps")
+        if self.head_dim % 2:
+            raise UserError(
+                f"head_dim {self.head_dim} (hidden_size / num_heads) is odd, but rotary positions turn pairs: "
+                "choose hidden_size and num_heads so that it is even"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}")
+        require_share(self, "dropout")
+
+
+def derived_sizes(hidden_size: int, num_heads: int = 0) -> dict[str, int | None]:
+    """What the sizes of a model are where they are not given; head_dim is None where heads cannot share the width."""
+    default = _default_heads(hidden_size)
+    heads = num_heads or default
+    return {
+        "num_heads": default,
+        "num_kv_heads": heads,
+        "head_dim": hidden_size // heads if heads > 0 and hidden_size % heads == 0 else None,
+        "intermediate_size": 8 * hidden_size // 3,
+    }
+
+
+def _default_heads(hidden_size: int) -> int:
+    """The most heads of at least 32 elements, an even number, that share the width evenly; else one."""
+    counts = range(max(1, hidden_size // 32), 0, -1)
+    return next((count for count in counts if hidden_size % (2 * count) == 0), 1)
