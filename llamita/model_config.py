@@ -1,6 +1,7 @@
 """The shape of a model, as settings: the [model] table of the configuration. Nothing here needs torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llamita.checks import require_positive, require_share
 from llamita.errors import UserError
@@ -12,14 +13,14 @@ class ModelConfig:
 
     vocab_size: int = 2048
     """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
-    hidden_size: int = 192
+    hidden_size: int = 160
     """Width of the residual stream."""
     intermediate_size: int = 0
-    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, as in the Llama paper."""
+    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, up to a multiple of 16."""
     num_layers: int = 2
     """Number of blocks."""
     num_heads: int = 0
-    """Number of query heads; 0: heads of about 32 elements each."""
+    """Number of query heads; 0: an even number, of about 32 elements each."""
     num_kv_heads: int = 0
     """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
     head_dim: int = 0
@@ -34,6 +35,8 @@ class ModelConfig:
     """Use one matrix for the token embedding and for the output."""
     dropout: float = 0.0
     """Share of elements dropped from the embedding and from what each block adds, while training."""
+    head_init: Literal["auto", "random", "copy"] = "auto"
+    """How attention heads begin: `random`, or `copy`, handing on what they see. auto: copy for stories, else random."""
 
     def __post_init__(self) -> None:
         self._derive()
@@ -69,11 +72,11 @@ def derived_sizes(hidden_size: int, num_heads: int = 0) -> dict[str, int | None]
         "num_heads": default,
         "num_kv_heads": heads,
         "head_dim": hidden_size // heads if heads > 0 and hidden_size % heads == 0 else None,
-        "intermediate_size": 8 * hidden_size // 3,
+        "intermediate_size": -(-hidden_size // 6) * 16,
     }
 
 
 def _default_heads(hidden_size: int) -> int:
-    """The most heads of at least 32 elements, an even number, that share the width evenly; else one."""
-    counts = range(max(1, hidden_size // 32), 0, -1)
+    """The most heads of at least 32 elements that share the width; even in number, so that they can form groups."""
+    counts = range(hidden_size // 64 * 2, 0, -2)
     return next((count for count in counts if hidden_size % (2 * count) == 0), 1)

@@ -206,7 +206,7 @@ def test_in_the_config_of_a_run_what_was_derived_follows_the_flags(monkeypatch, 
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
-        ({"num_heads": 4}, {"num_heads": 4, "num_kv_heads": 4, "head_dim": 64, "intermediate_size": 682}),
+        ({"num_heads": 4}, {"num_heads": 4, "num_kv_heads": 4, "head_dim": 64, "intermediate_size": 688}),
         ({"num_kv_heads": 2}, {"num_heads": 8, "num_kv_heads": 2, "head_dim": 32}),
         ({"intermediate_size": 500}, {"num_heads": 8, "intermediate_size": 500}),
         ({"head_dim": 16, "num_heads": 6}, {"num_heads": 8, "head_dim": 16}),

@@ -167,7 +167,7 @@ def test_the_written_config_with_another_width_is_a_run_whose_sizes_and_learning
     words = flags(hidden_size=256, output_dir="wide")
     assert command("train", "--config", tmp_path / "narrow" / "config.toml", *words) == 0
     wide = tomllib.loads((tmp_path / "wide" / "config.toml").read_text())
-    sizes = {"num_heads": 8, "num_kv_heads": 8, "head_dim": 32, "intermediate_size": 682}
+    sizes = {"num_heads": 8, "num_kv_heads": 8, "head_dim": 32, "intermediate_size": 688}
     assert sizes.items() <= wide["model"].items()
     assert wide["optimizer"]["learning_rate"] == 0.75 / 256
 
@@ -189,8 +189,9 @@ def test_the_config_is_resolved_with_all_settings_and_what_was_found_out(text, t
     assert command(*train_words(text, tmp_path / "run", max_steps=0, epochs=1)) == 0
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     data = open_dataset(tiny_config(text))
-    assert config["model"] == {**config["model"], "vocab_size": data.tokenizer.vocab_size, "intermediate_size": 42}
+    assert config["model"] == {**config["model"], "vocab_size": data.tokenizer.vocab_size, "intermediate_size": 48}
     assert config["model"]["num_kv_heads"] == 2
+    assert config["model"]["head_init"] == "random"
     assert config["training"]["max_steps"] == math.ceil(len(data.train) / 4)
     assert config["facts"]["threads"] == 1
     assert config["facts"]["torch"] == torch.__version__
@@ -211,6 +212,7 @@ def test_a_run_on_stories_knows_its_floor_and_the_cli_says_how_far_it_is(tmp_pat
     assert command("train", *flags(**options)) == 0
     (run,) = (tmp_path / "runs").iterdir()
     config = tomllib.loads((run / "config.toml").read_text())
+    assert config["model"]["head_init"] == "copy"
     data = open_dataset(llamita.config.RunConfig.from_toml(run / "config.toml"))
     targets = sum(int((data.validation.batch(np.array([i])).targets != -100).sum()) for i in range(30))
     floor = config["facts"]["loss_floor"]

@@ -15,7 +15,6 @@ from llamita.data.windows import DocumentWindows, StreamWindows, Windows
 from llamita.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from llamita.tokenizer.making import KINDS
 
-STORIES = "stories"
 TRAINING_STORIES = 30_000
 VALIDATION_STORIES = 500
 TOKENIZER_VERSION = 2  # of the tokenizers trained here; a change makes cached ones stale
@@ -68,7 +67,7 @@ def window_kind(config: RunConfig) -> str:
     """`document` or `stream`: as configured, or what suits the data."""
     if config.data.windows != "auto":
         return config.data.windows
-    return "document" if config.data.data == (STORIES,) else "stream"
+    return "document" if config.data.is_stories else "stream"
 
 
 def cache_folder(config: RunConfig) -> Path:
@@ -84,7 +83,7 @@ def longest_document(prepared: Prepared) -> int:
 
 def _corpora(config: RunConfig) -> tuple[Corpus, Corpus | None, float | None]:
     """The corpus, and where validation text comes apart from it: that, and its nats of surprise."""
-    if config.data.data != (STORIES,):
+    if not config.data.is_stories:
         return TextFiles(config.data.data), None, None
     seed = config.training.seed
     held_out = validation_stories(seed, VALIDATION_STORIES)

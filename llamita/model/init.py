@@ -36,8 +36,8 @@ def let_heads_copy(attention: Attention) -> None:
 
     Then a word that is attended to raises its own probability where it is attended from, from the first step on, and
     what is left to learn is where to look. Drawn at random, v_proj and o_proj have to become each other's inverse
-    first, for every word anew, and a small model learns few words in time. (Trained models come to look like this; to
-    begin with it is the mimetic initialization of Trockman & Kolter, 2023.)
+    first, for every word anew, and a small model learns few words in time. (In the
+    spirit of Trockman & Kolter, 2023, who begin with products of these matrices that are near the identity.)
     """
     values = attention.v_proj.weight.unflatten(0, (-1, attention.head_dim))  # (kv_heads, head_dim, hidden)
     queries_a_value = attention.o_proj.in_features // attention.v_proj.out_features

@@ -72,7 +72,9 @@ class Llama(nn.Module):
         tied = self.model.embed_tokens.weight if config.tie_embeddings else None  # Press & Wolf, 2017
         self.lm_head = LMHead(config.hidden_size, config.vocab_size, tied)
         initialize(self, config.num_layers, seed)
-        let_heads_copy(self.model.layers[0].self_attn)
+        if config.head_init == "copy":
+            for block in self.model.layers:
+                let_heads_copy(block.self_attn)
 
     def forward(
         self,

@@ -24,7 +24,7 @@ from llamita.train.display import Display
 from llamita.train.hardware import Hardware, choose_hardware
 from llamita.train.run_directory import RunDirectory
 
-DEFAULT_STEPS = 1450
+DEFAULT_STEPS = 1000
 
 
 @dataclass
@@ -79,16 +79,20 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
 
 
 def resolve(config: RunConfig, data: Dataset) -> RunConfig:
-    """`config` with what only the data and the other settings can tell: vocabulary, steps, learning rate."""
+    """`config` with what only data and other settings can tell: vocabulary, first weights, steps, learning rate."""
     steps = config.training.max_steps
     if not steps and config.training.epochs:
         steps = math.ceil(config.training.epochs * len(data.train) / config.training.sequences_per_update)
+    head_init = config.model.head_init
+    if head_init == "auto":
+        head_init = "copy" if config.data.is_stories else "random"
     return replace(
         config,
         vocab_size=data.tokenizer.vocab_size,
+        head_init=head_init,
         max_steps=steps or DEFAULT_STEPS,
         epochs=0.0,
-        learning_rate=config.optimizer.learning_rate or default_learning_rate(config.model.hidden_size),
+        learning_rate=config.optimizer.learning_rate or default_learning_rate(config.model.hidden_size, head_init),
     )
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from llamita.config import GenerationConfig
 from llamita.corpus.stories import acceptance
 from llamita.data import Batch
-from llamita.data.dataset import STORIES
 from llamita.errors import UserError
 from llamita.evaluate import Evaluation, evaluate_loss, spread
 from llamita.generate import generate_many
@@ -66,7 +65,7 @@ def draw_samples(run: Run) -> None:
     run.model.eval()
     texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
     run.model.train()
-    accepted = acceptance(texts) if run.config.data.data == (STORIES,) else None
+    accepted = acceptance(texts) if run.config.data.is_stories else None
     run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
     judged = f" ({accepted:.0%} of {len(texts)} accepted by the grammar)" if accepted is not None else ""
     run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{_printable(texts[0].strip())}\n")
