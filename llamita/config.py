@@ -54,7 +54,7 @@ class DataConfig:
     data: tuple[str, ...] = field(default=("stories",), metadata=EXECUTION)
     """Text files, or `stories`: the built-in stories. (Identity is what they contain, not where they lie.)"""
     tokenizer: str = field(default="bpe", metadata=EXECUTION)
-    """`bpe` (trained on the data), `char`, or a folder or file of a saved tokenizer.json."""
+    """`bpe` (trained on the data), `char`, `gpt2` (downloaded once), or a folder or file of a saved tokenizer."""
     pattern: Literal["gpt2", "cl100k", "llama3"] = field(default="gpt2", metadata=EXECUTION)
     """How a BPE tokenizer trained here splits text into pieces before it merges."""
     windows: Literal["auto", "stream", "document"] = "auto"

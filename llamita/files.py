@@ -35,3 +35,9 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def default_cache() -> Path:
+    """Where what can be made or fetched again is kept: $LLAMITA_CACHE, else ~/.cache/llamita."""
+    folder = os.environ.get("LLAMITA_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "llamita"

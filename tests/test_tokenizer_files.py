@@ -10,7 +10,7 @@ from texts import development_text, nasty_strings, read_text
 
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, load_tokenizer, train_bpe
-from llamita.tokenizer.hf_json import SPLIT_TEXTS, byte_alphabet
+from llamita.tokenizer.hf_json import GPT2_FASTER, GPT2_SHORTER, SPLIT_TEXTS, byte_alphabet
 from llamita.tokenizer.patterns import PUBLISHED
 from llamita.tokenizer.streaming import repair
 
@@ -147,6 +147,46 @@ def test_a_file_that_tokenizers_trained_is_read_with_its_ids(pattern, tmp_path):
     assert_same(ours, reference, TEXTS)
 
 
+def variants():
+    """Name -> what to change in a file with the pattern of llama3; the ids change with it, or not, as they may."""
+    steps = lambda c: c["pre_tokenizer"]["pretokenizers"]  # noqa: E731
+    first, both = {"SpecialToken": {"id": "#", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    numbers = {"#": {"id": "#", "ids": [35], "tokens": ["#"]}}
+    first_token = {"type": "TemplateProcessing", "single": [first, both], "pair": [both], "special_tokens": numbers}
+    return {
+        "merges as pairs": lambda c: c["model"].update(merges=[merge.split(" ") for merge in c["model"]["merges"]]),
+        "no merges, but whole pieces": lambda c: c["model"].update(ignore_merges=True, merges=[]),
+        "some merges, and whole pieces": lambda c: c["model"].update(
+            ignore_merges=True, merges=c["model"]["merges"][:99]
+        ),
+        "matches kept by removing the rest": lambda c: steps(c)[0].update(behavior="Removed", invert=True),
+        "steps in steps": lambda c: c.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [c["pre_tokenizer"]]}),
+        "an empty normalizer": lambda c: c.update(normalizer={"type": "Sequence", "normalizers": []}),
+        "a post-processor": lambda c: c.update(post_processor=first_token),
+        "added tokens that aren't special": lambda c: c["added_tokens"].extend(
+            [added("\t\t", 902), added("llama", 903)]
+        ),
+        "gpt2's pattern written out": lambda c: steps(c)[0]["pattern"].update(Regex=PUBLISHED["gpt2"]),
+        "gpt2's pattern, shorter": lambda c: steps(c)[0]["pattern"].update(Regex=GPT2_SHORTER),
+        "gpt2's pattern, faster": lambda c: steps(c)[0]["pattern"].update(Regex=GPT2_FASTER),
+        "cl100k's pattern": lambda c: steps(c)[0]["pattern"].update(Regex=SPLIT_TEXTS["cl100k"]),
+    }
+
+
+@pytest.mark.parametrize("name", variants())
+def test_whatever_way_a_file_says_it_the_ids_are_those_of_tokenizers(name, tmp_path):
+    path = changed(tmp_path, variants()[name])
+    reference = tokenizers.Tokenizer.from_file(str(path))
+    rng = random.Random(36)
+    pool = ["a", "E", "s", "t", "'", " ", "  ", "\n", "\r\n", "1", "23", "!", ".", "é", "日", "llama", "\t", "ll"]
+    pool += ["\t\t", "Hello", END_OF_TEXT, "<é  x>"]
+    texts = [*TEXTS, *("".join(rng.choices(pool, k=rng.randint(0, 25))) for _ in range(2_000))]
+    ours = load_tokenizer(path)
+    for text in texts:
+        assert ours.encode(text) == reference.encode(text, add_special_tokens=False).ids, repr(text)
+    assert load_tokenizer(ours.save(tmp_path / "again")).encode(texts[-1]) == ours.encode(texts[-1])
+
+
 def test_saving_replaces_a_file_whole_and_leaves_nothing_beside_it(tmp_path):
     (tmp_path / "tokenizer.json").write_text("old")
     path = bpe("gpt2").save(tmp_path)
@@ -166,7 +206,7 @@ def refused(path, line) -> None:
 
 def test_a_missing_tokenizer_is_one_line(tmp_path):
     refused(tmp_path / "no.json", "can't be read .No such file")
-    refused(tmp_path, "no tokenizer.json there, nor vocab.json and merges.txt")
+    refused(tmp_path, "no tokenizer.json there, nor encoder.json and vocab.bpe, nor vocab.json and merges.txt")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +222,11 @@ def test_a_file_that_was_cut_off_is_one_line(end, tmp_path):
     path = bpe("gpt2").save(tmp_path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * end)])
     refused(path, "damaged or not a tokenizer")
+
+
+def added(content: str, token_id: int):
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    return {"id": token_id, "content": content, **flags}
 
 
 def changed(tmp_path, change):
@@ -201,9 +246,26 @@ def changed(tmp_path, change):
         (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), "pre-tokenizer .*Whitespace.* is not known"),
         (lambda c: c.update(normalizer={"type": "NFC"}), "setting normalizer .*NFC.* is not supported"),
         (lambda c: c["model"].update(byte_fallback=True), "setting byte_fallback .true. is not supported"),
+        (lambda c: c["model"].update(dropout=0.1), "setting dropout .0.1. is not supported"),
+        (
+            lambda c: c["model"].update(end_of_word_suffix="</w>"),
+            "setting end_of_word_suffix .*</w>.* is not supported",
+        ),
         (lambda c: c["added_tokens"][0].update(lstrip=True), "setting lstrip of '<|endoftext|>'"),
-        (lambda c: c["model"].update(ignore_merges=True, merges=[]), "ignore_merges needs merges that follow"),
-        (lambda c: c["model"]["merges"].append("日 本"), "damaged or not a tokenizer"),
+        (lambda c: c["added_tokens"][0].update(id=7), "the added token '<|endoftext|>' has two ids"),
+        (lambda c: c["added_tokens"].append(added("of", 950)), "'<|endoftext|>' and 'of' overlap"),
+        (lambda c: c["added_tokens"].append(added("|>zq", 950)), "'<|endoftext|>' and '|>zq' overlap"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Digits"}), "pre-tokenizer .*Digits"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True), "setting add_prefix_space"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"][1].update(use_regex=True), "pre-tokenizer .* is not known"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"), "pre-tokenizer .*Removed"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=PUBLISHED["cl100k"]), "is not known"),
+        (
+            lambda c: c["model"]["merges"].append("日 本"),
+            "the token '日' has the character '日', which stands for no byte",
+        ),
+        (lambda c: c["model"]["vocab"].update({"▁the": 7000}), "not byte-level BPE: the token '▁the'"),
+        (lambda c: c["model"]["merges"].append("q q"), "tokenizer.json: merge .* makes b'qq', which vocab lacks"),
         (lambda c: c["model"]["merges"].append("q q q"), "damaged or not a tokenizer"),
         (lambda c: c["model"].update(type="WordLevel", vocab={"two words": 0}), "'two words'"),
         (lambda c: c["model"].update(type="WordLevel", vocab={"b": 0, "a": 1}), "not a WordLevel model that"),
@@ -213,11 +275,3 @@ def test_what_llamita_cannot_do_is_refused_by_name(change, line, tmp_path):
     with pytest.raises(UserError, match=line.replace("|", r"\|")) as caught:
         load_tokenizer(changed(tmp_path, change))
     assert "\n" not in str(caught.value)
-
-
-def test_gpt2_by_name_comes_from_the_cache_or_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLAMITA_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"put GPT-2's published vocab.json and merges.txt into that folder"):
-        load_tokenizer("gpt2")
-    (tmp_path / "gpt2").symlink_to(development_text("gpt2"))
-    assert load_tokenizer("gpt2").encode("Hello world" + END_OF_TEXT) == [15496, 995, 50256]

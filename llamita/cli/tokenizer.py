@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from llamita.config import ModelConfig
 
 app = App(name="tokenizer", help="Train a tokenizer, and look at what it does.")
-Saved = Annotated[Path, Parameter(help="A folder or file of a saved tokenizer.json; a run directory is one.")]
+Saved = Annotated[str, Parameter(help="gpt2, or a folder or file of a saved tokenizer; a run directory is one.")]
 
 
 @app.command

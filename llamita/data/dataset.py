@@ -1,7 +1,6 @@
 """From a configuration to all that training reads: tokenizer, token files, windows, and what is known of them."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +11,7 @@ from llamita.corpus import Corpus, StoryCorpus, TextFiles
 from llamita.corpus.stories import validation_stories
 from llamita.data.prepare import Prepared, prepare, training_part
 from llamita.data.windows import DocumentWindows, StreamWindows, Windows
+from llamita.files import default_cache
 from llamita.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from llamita.tokenizer.making import KINDS
 
@@ -72,8 +72,7 @@ def window_kind(config: RunConfig) -> str:
 
 def cache_folder(config: RunConfig) -> Path:
     """Where prepared tokens are kept."""
-    folder = config.data.cache_dir or os.environ.get("LLAMITA_CACHE")
-    return Path(folder) if folder else Path.home() / ".cache" / "llamita"
+    return Path(config.data.cache_dir) if config.data.cache_dir else default_cache()
 
 
 def longest_document(prepared: Prepared) -> int:
@@ -93,7 +92,7 @@ def _corpora(config: RunConfig) -> tuple[Corpus, Corpus | None, float | None]:
 
 def _tokenizer(config: RunConfig, corpus: Corpus, validation: Corpus | None, progress: Progress | None) -> Tokenizer:
     if config.data.tokenizer not in KINDS:
-        return load_tokenizer(config.data.tokenizer)
+        return load_tokenizer(config.data.tokenizer, cache_folder(config))
     folder = _tokenizer_folder(config, corpus)
     if (folder / "tokenizer.json").exists():
         return load_tokenizer(folder)

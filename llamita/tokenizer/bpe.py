@@ -27,7 +27,8 @@ class BPETokenizer(Tokenizer):
 
     vocab: id -> bytes. merges: pairs in the order they were learned. special_tokens: those whose UTF-8 bytes are in
     the vocabulary keep that id, others get the next ids in order; a dict names the ids. pattern: "gpt2", "cl100k" or
-    "llama3". `merges=None` means that ids are ranks (see `from_ranks`).
+    "llama3". `merges=None` means that ids are ranks (see `from_ranks`). ignore_merges: a piece that is a token is never
+    cut, also where the merges would not lead to it; so for ranks.
 
     Raises UserError for an unknown pattern, a merge whose result isn't in the vocabulary, or an id used twice.
 
@@ -42,11 +43,14 @@ class BPETokenizer(Tokenizer):
         merges: Sequence[tuple[bytes, bytes]] | None,
         special_tokens: Sequence[str] | Mapping[str, int] | None = None,
         pattern: str = "gpt2",
+        *,
+        ignore_merges: bool = False,
     ):
         vocab = dict(sorted(vocab.items()))
         # Where two ids stand for the same bytes, the lower one is used, hence the reversed order.
         self._ids = {token: token_id for token_id, token in reversed(vocab.items())}
         self._merges = None if merges is None else [(left, right) for left, right in merges]
+        self._ignore_merges = ignore_merges or merges is None
         self._merge_ranks = _merge_ranks(self._merges or [], self._ids)
         self._scanner = Scanner(pattern)
         self._special, self._nothing_special = SpecialTokens(special_tokens or []), SpecialTokens()
@@ -105,7 +109,7 @@ class BPETokenizer(Tokenizer):
 
     def _encode_piece(self, piece: str) -> tuple[int, ...]:
         data = piece.encode("utf-8")
-        if self._merges is None and data in self._ids:
+        if self._ignore_merges and data in self._ids:
             return (self._ids[data],)
         tokens = merge(data, self._rank_of_join if self._merges is None else self._rank_of_pair)
         try:
@@ -144,9 +148,8 @@ class BPETokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """The content of `tokenizer.json`."""
-        by_rank = self._merges is None
         merges = merges_of_ranks(self._ids) if self._merges is None else self._merges
-        return bpe_json(self._ids, merges, self.special_tokens, self.pattern, ignore_merges=by_rank)
+        return bpe_json(self._ids, merges, self.special_tokens, self.pattern, ignore_merges=self._ignore_merges)
 
 
 class PieceCache(dict[str, tuple[int, ...]]):

@@ -1,7 +1,8 @@
 """Reading a tokenizer back: from `tokenizer.json`, or from the files that GPT-2 was published with."""
 
 import json
-import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +10,45 @@ from llamita.errors import UserError
 from llamita.tokenizer.base import END_OF_TEXT, Tokenizer
 from llamita.tokenizer.bpe import BPETokenizer
 from llamita.tokenizer.chars import UNKNOWN, CharTokenizer
-from llamita.tokenizer.hf_json import SPLIT_TEXTS, spell, unspell
-from llamita.tokenizer.patterns import PUBLISHED
+from llamita.tokenizer.gpt2 import cached_gpt2, published_files, read_published
+from llamita.tokenizer.hf_json import PATTERN_OF_TEXT, spell, unspell
+
+Content = dict[str, Any]
+"""What a tokenizer.json holds."""
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | Path, cache: Path | None = None) -> Tokenizer:
     """The tokenizer at `path`: a `tokenizer.json`, a folder with one, or a folder with GPT-2's published files.
 
-    "gpt2" stands for the folder `gpt2` in `$LLAMITA_CACHE` (default ~/.cache/llamita). Files of Hugging Face's
-    `tokenizers` are read if they hold byte-level BPE with a known pattern; what their post-processor would add around
-    a text, such as a first token, is not added.
+    Those are encoder.json and vocab.bpe, or vocab.json and merges.txt. "gpt2" stands for GPT-2's tokenizer itself,
+    downloaded once into `cache` (default: $LLAMITA_CACHE, else ~/.cache/llamita); a folder of that name is "./gpt2".
+
+    Files of Hugging Face's `tokenizers` are read if they hold byte-level BPE with a known pattern, and give the same
+    ids. What concerns whole texts is not applied: truncation, padding, and the tokens that a post-processor adds around
+    a text, such as a first one.
     Raises UserError, in one line, for a file that is missing, damaged, or of another kind.
     """
-    folder = gpt2_folder() if path == "gpt2" else Path(path)
+    if path == "gpt2":
+        return read_published(*cached_gpt2(cache))
+    folder = Path(path)
     if not folder.is_dir():
-        return _load_json(folder)
+        return _guarded(_read_json, folder)
     if (folder / "tokenizer.json").exists():
-        return _load_json(folder / "tokenizer.json")
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return _guarded(_gpt2, folder)
-    raise UserError(f"{folder}: no tokenizer.json there, nor vocab.json and merges.txt; give a tokenizer's folder")
+        return _guarded(_read_json, folder / "tokenizer.json")
+    if found := published_files(folder):
+        return _guarded(read_published, *found)
+    raise UserError(
+        f"{folder}: no tokenizer.json there, nor encoder.json and vocab.bpe, nor vocab.json and merges.txt; "
+        "give a tokenizer's folder"
+    )
 
 
-def gpt2_folder() -> Path:
-    """Where GPT-2's published files are looked for. Raises UserError, with what to do, if they aren't there."""
-    cache = Path(os.environ.get("LLAMITA_CACHE", Path.home() / ".cache" / "llamita"))
-    if (cache / "gpt2").is_dir():
-        return cache / "gpt2"
-    raise UserError(f"{cache / 'gpt2'}: not there; put GPT-2's published vocab.json and merges.txt into that folder")
-
-
-def _guarded(read: Any, file: Path, *arguments: Any) -> Tokenizer:
-    """`read(file, ...)`, where everything that a damaged file can cause becomes one line."""
+def _guarded(read: Callable[..., Tokenizer], file: Path, *others: Path) -> Tokenizer:
+    """`read(file, ...)`, where everything that a damaged file can cause becomes one line that names it."""
     try:
-        return read(file, *arguments)
+        return read(file, *others)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     except OSError as error:
         raise UserError(f"{file}: can't be read ({error.strerror}); give a tokenizer.json or its folder") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -50,79 +56,123 @@ def _guarded(read: Any, file: Path, *arguments: Any) -> Tokenizer:
         raise UserError(f"{file}: damaged or not a tokenizer ({reason}); make or fetch it again") from error
 
 
-def _load_json(file: Path) -> Tokenizer:
-    return _guarded(_read_json, file)
-
-
 def _read_json(file: Path) -> Tokenizer:
     content = json.loads(file.read_bytes().decode("utf-8"))
     kind = content["model"].get("type", "BPE")  # old files leave it out
     if kind == "WordLevel":
-        return _characters(file, content)
+        return _characters(content)
     if kind != "BPE":
-        raise UserError(f"{file}: the model type {kind!r} is not supported; give byte-level BPE or characters")
-    return _bpe(file, content)
+        raise UserError(f"the model type {kind!r} is not supported; give byte-level BPE or characters")
+    return _bpe(content)
 
 
-def _bpe(file: Path, content: dict[str, Any]) -> BPETokenizer:
-    model, special = content["model"], {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    _refuse_extras(file, content)
+def _bpe(content: Content) -> BPETokenizer:
+    model, special = content["model"], _added_tokens(content)
+    _refuse_extras(content)
+    pattern = _pattern(content.get("pre_tokenizer"))
     # A special token stands in the vocabulary as it is, not spelled in bytes. Where both look alike, it may be either.
     ordinary = {t: i for t, i in model["vocab"].items() if t not in special or t == spell(t.encode("utf-8"))}
-    vocab = {token_id: unspell(token) for token, token_id in ordinary.items()}
-    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-    pairs = [(unspell(left), unspell(right)) for left, right in merges]
-    by_rank = bool(model.get("ignore_merges"))
-    tokenizer = BPETokenizer(vocab, None if by_rank else pairs, special, _pattern(file, content["pre_tokenizer"]))
-    if by_rank and tokenizer.to_json()["model"]["merges"] != [" ".join(merge) for merge in merges]:
-        raise UserError(f"{file}: ignore_merges needs merges that follow from the vocabulary; set it to false")
-    return tokenizer
+    vocab = {token_id: _bytes_of(token) for token, token_id in ordinary.items()}
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    merges = [(_bytes_of(left), _bytes_of(right)) for left, right in pairs]
+    if not model.get("ignore_merges"):
+        return BPETokenizer(vocab, merges, special, pattern)
+    # Merges that just follow from the vocabulary stand there because the file must have some: ids are ranks.
+    by_rank = BPETokenizer(vocab, None, special, pattern)
+    derived = by_rank.to_json()["model"]["merges"] == [" ".join(pair) for pair in pairs]
+    return by_rank if derived else BPETokenizer(vocab, merges, special, pattern, ignore_merges=True)
 
 
-def _refuse_extras(file: Path, content: dict[str, Any]) -> None:
+def _bytes_of(token: str) -> bytes:
+    try:
+        return unspell(token)
+    except KeyError as character:
+        raise UserError(
+            f"not byte-level BPE: the token {token[:40]!r} has the character {character}, which stands for no byte; "
+            "give a byte-level tokenizer"
+        ) from None
+
+
+def _added_tokens(content: Content) -> dict[str, int]:
+    """Added token -> its id."""
+    added, vocab = content.get("added_tokens") or [], content["model"]["vocab"]
+    for token in added:
+        if vocab.get(token["content"], token["id"]) != token["id"]:
+            raise UserError(f"the added token {token['content']!r} has two ids; give a file in which it has one")
+    _refuse_overlaps(added)
+    return {token["content"]: token["id"] for token in added}
+
+
+def _refuse_overlaps(added: list[dict[str, Any]]) -> None:
+    """`tokenizers` looks for the tokens that are not `normalized` first, llamita for all at once.
+
+    That makes no difference as long as no token of one kind can lie across one of the other.
+    """
+    for one, other in permutations(added, 2):
+        mixed = bool(one.get("normalized")) != bool(other.get("normalized"))
+        if mixed and _overlap(one["content"], other["content"]):
+            raise UserError(
+                f"the added tokens {one['content']!r} and {other['content']!r} overlap, and one is normalized; "
+                "set normalized to false for both"
+            )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether `other` can begin inside an occurrence of `one`."""
+    return other in one or any(one.endswith(other[:length]) for length in range(1, len(other)))
+
+
+def _refuse_extras(content: Content) -> None:
     """Settings that change ids and that llamita doesn't have."""
-    model = content["model"]
-    settings = {"normalizer": content.get("normalizer")}
-    names = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    settings |= {name: model.get(name) for name in names}
-    for token in content.get("added_tokens") or []:
-        settings |= {f"{name} of {token['content']!r}": token.get(name) for name in ("single_word", "lstrip", "rstrip")}
-    for name, value in settings.items():
+    for name, value in _extras(content):
         if value:
-            shown = json.dumps(value)[:80]
-            raise UserError(f"{file}: the setting {name} ({shown}) is not supported; use a tokenizer without it")
+            shown = json.dumps(value, ensure_ascii=False)[:80]
+            raise UserError(f"the setting {name} ({shown}) is not supported; use a tokenizer without it")
 
 
-def _pattern(file: Path, pre_tokenizer: Any) -> str:
+def _extras(content: Content) -> Iterator[tuple[str, Any]]:
+    """The name and the value of every setting that must not be on."""
+    normalizer = content.get("normalizer")
+    yield "normalizer", normalizer if normalizer != {"type": "Sequence", "normalizers": []} else None
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        yield name, content["model"].get(name)
+    for token in content.get("added_tokens") or []:
+        for name in ("single_word", "lstrip", "rstrip"):
+            yield f"{name} of {token['content']!r}", token.get(name)
+
+
+def _pattern(pre_tokenizer: Content | None) -> str:
     """The name of the pattern that a pre-tokenizer cuts by."""
-    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer and pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    steps = _steps(pre_tokenizer) if pre_tokenizer else []
+    if any(step.get("add_prefix_space") for step in steps):
+        raise UserError("the setting add_prefix_space (true) is not supported; use a tokenizer without it")
     match steps:
-        case [{"type": "ByteLevel", "add_prefix_space": False, **rest}] if rest.get("use_regex", True):
+        case [{"type": "ByteLevel", **rest}] if rest.get("use_regex", True):
             return "gpt2"
-        case [
-            {"type": "Split", "pattern": {"Regex": text}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ]:
-            for name in PUBLISHED:
-                if text in (PUBLISHED[name], SPLIT_TEXTS[name]):
-                    return name
+        case [{"type": "Split", "pattern": {"Regex": text}, **how}, {"type": "ByteLevel", "use_regex": False}] if (
+            text in PATTERN_OF_TEXT and _keeps_matches(how)
+        ):
+            return PATTERN_OF_TEXT[text]
     shown = json.dumps(pre_tokenizer, ensure_ascii=False)[:300]
-    raise UserError(f"{file}: the pre-tokenizer {shown} is not known; use one of {', '.join(PUBLISHED)}")
+    known = ", ".join(sorted(set(PATTERN_OF_TEXT.values())))
+    raise UserError(f"the pre-tokenizer {shown} is not known; use one of {known}")
 
 
-def _characters(file: Path, content: dict[str, Any]) -> CharTokenizer:
+def _steps(pre_tokenizer: Content) -> list[Content]:
+    """What a pre-tokenizer does, one thing after the other."""
+    if pre_tokenizer["type"] != "Sequence":
+        return [pre_tokenizer]
+    return [step for inner in pre_tokenizer["pretokenizers"] for step in _steps(inner)]
+
+
+def _keeps_matches(how: Mapping[str, Any]) -> bool:
+    """Whether a Split hands on its matches, each as a piece. Nothing lies between those of the known patterns."""
+    return how["behavior"] == "Isolated" or (how["behavior"] == "Removed" and how["invert"])
+
+
+def _characters(content: Content) -> CharTokenizer:
     """A file that `CharTokenizer.save` wrote; a vocabulary of words, or in another order, is refused."""
     tokenizer = CharTokenizer(token for token in content["model"]["vocab"] if token not in (UNKNOWN, END_OF_TEXT))
     if tokenizer.to_json() != content:
-        raise UserError(f"{file}: not a WordLevel model that CharTokenizer wrote; train a CharTokenizer")
+        raise UserError("not a WordLevel model that CharTokenizer wrote; train a CharTokenizer")
     return tokenizer
-
-
-def _gpt2(folder: Path) -> BPETokenizer:
-    """vocab.json and merges.txt as OpenAI published them."""
-    spelled: dict[str, int] = json.loads((folder / "vocab.json").read_bytes().decode("utf-8"))
-    # Split at "\n" alone: splitlines() would also split at characters that a merge may contain.
-    lines = (folder / "merges.txt").read_bytes().decode("utf-8").split("\n")
-    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    merges = [(unspell(left), unspell(right)) for left, right in pairs]
-    return BPETokenizer({token_id: unspell(token) for token, token_id in spelled.items()}, merges, [END_OF_TEXT])
