@@ -39,6 +39,10 @@ class Utf8:
     def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
         return chain.from_iterable(string.encode() for string in strings)
 
+    def save(self, path: Path) -> Path:
+        (path / "tokenizer.json").write_text(self.fingerprint)
+        return path / "tokenizer.json"
+
 
 class Lengths(Utf8):
     """A tokenizer that costs no time: one id for every piece."""

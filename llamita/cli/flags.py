@@ -48,6 +48,8 @@ def fill_from_config_file(app: App, commands: tuple[str, ...], arguments: Argume
                 flat.pop("max_steps", None)  # both say how long, and flags win
             if any("--max-steps" in other.names and other.tokens for other in arguments):
                 flat.pop("epochs", None)
+            if commands == ("prepare",):
+                flat.pop("output_dir", None)  # in a file, that is where a run goes
             # Under the command's own name: at the top, cyclopts drops keys that are named as a command is (tokenizer).
             nested: dict[str, Any] = flat
             for command in reversed(commands):

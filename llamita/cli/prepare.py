@@ -1,5 +1,6 @@
 """`llamita prepare`."""
 
+import sys
 from pathlib import Path
 
 from llamita.cli.flags import DataFlags
@@ -12,6 +13,7 @@ def prepare(
     data: DataFlags = DataConfig(),  # noqa: B008  (frozen)
     vocab_size: int = ModelConfig.vocab_size,
     seed: int = TrainingConfig.seed,
+    output_dir: Path | None = None,
 ) -> None:
     """Tokenize text into files that training maps into memory. `train` does it by itself on first use.
 
@@ -23,15 +25,18 @@ def prepare(
         How large a BPE tokenizer to train.
     seed: int
         Of the built-in stories.
+    output_dir: Path
+        A folder for the token files and their tokenizer, to train on with --data; default: one in the cache.
     """
-    from llamita.data import prepare_data
+    from llamita.data import prepare_data, vocabulary_note
     from llamita.train import Display
 
     display = Display()
     wanted = RunConfig(model=ModelConfig(vocab_size=vocab_size), data=data, training=TrainingConfig(seed=seed))
-    prepared, tokenizer, _ = prepare_data(wanted, display.progress)
+    prepared, tokenizer, _ = prepare_data(wanted, display.progress, output_dir)
     display.close()
-    tokenizer.save(prepared.folder)
+    if note := vocabulary_note(wanted, tokenizer):
+        print(note, file=sys.stderr)
     print(f"source      {prepared.manifest.source}")
     print(f"tokenizer   {tokenizer.vocab_size:,} tokens")
     for name, part in prepared.manifest.parts.items():

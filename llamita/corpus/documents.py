@@ -44,9 +44,7 @@ class DocumentList:
     def pieces(self) -> Iterator[str]:
         """The documents in order, each followed by END_OF_TEXT; a marker inside a document ends one there too."""
         for document in self._documents:
-            yield from split_documents(
-                document[start : start + PIECE_SIZE] for start in range(0, len(document), PIECE_SIZE)
-            )
+            yield from split_documents(cut(document))
 
     def documents(self) -> Iterator[str]:
         """The documents in order, each as one string."""
@@ -94,6 +92,33 @@ def join_documents(pieces: Iterable[str]) -> Iterator[str]:
             document = []
         else:
             document.append(piece)
+
+
+def one_document(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of several documents -> those of one, with a newline where each of the others ended."""
+    ended: bool | None = None  # None: nothing has been said yet
+    for piece in pieces:
+        if piece != END_OF_TEXT:
+            if ended:
+                yield "\n"
+            yield piece
+        ended = piece == END_OF_TEXT
+    if ended is not None:
+        yield END_OF_TEXT
+
+
+def first_documents(pieces: Iterable[str], count: int) -> Iterator[str]:
+    """The first `count` documents (one at least) of the pieces; an iterator is left at the one that follows."""
+    for piece in pieces:
+        yield piece
+        count -= piece == END_OF_TEXT
+        if count == 0:
+            return
+
+
+def cut(text: str) -> Iterator[str]:
+    """A text in memory in strings of the size of a piece."""
+    return (text[start : start + PIECE_SIZE] for start in range(0, len(text), PIECE_SIZE))
 
 
 def _cut_at_markers(chunks: Iterable[str]) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """Token files on disk, the order of training, and the batches that come of both."""
 
-from llamita.data.dataset import Dataset, open_dataset, prepare_data
+from llamita.data.dataset import Dataset, open_dataset, prepare_data, vocabulary_note
 from llamita.data.manifest import Manifest, Part
 from llamita.data.order import BatchOrder, permute
-from llamita.data.prepare import Prepared, prepare, prepared_folder
+from llamita.data.prepare import Prepared, prepare
 from llamita.data.token_file import TokenFile
 from llamita.data.windows import Batch, DocumentWindows, StreamWindows, Windows, random_batch
 from llamita.targets import IGNORED
@@ -24,6 +24,6 @@ __all__ = [
     "permute",
     "prepare",
     "prepare_data",
-    "prepared_folder",
     "random_batch",
+    "vocabulary_note",
 ]

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from llamita.config import RunConfig
+from llamita.config import DataConfig, RunConfig
 from llamita.corpus import Corpus, StoryCorpus, TextFiles
 from llamita.corpus.stories import validation_stories
 from llamita.data.prepare import Prepared, prepare, training_part
 from llamita.data.windows import DocumentWindows, StreamWindows, Windows
+from llamita.errors import UserError
 from llamita.files import default_cache
-from llamita.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from llamita.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from llamita.tokenizer.making import KINDS
 
 TRAINING_STORIES = 30_000
 VALIDATION_STORIES = 500
+TOKENIZER_TEXT = 100_000_000  # characters that merges are learned from at most: their memory grows with the words
 TOKENIZER_VERSION = 2  # of the tokenizers trained here; a change makes cached ones stale
 
 Progress = Callable[[str, int, int], None]
@@ -54,13 +56,37 @@ def open_dataset(config: RunConfig, progress: Progress | None = None) -> Dataset
     return Dataset(tokenizer, prepared, StreamWindows(prepared.train, length), validation, None)
 
 
-def prepare_data(config: RunConfig, progress: Progress | None = None) -> tuple[Prepared, Tokenizer, float | None]:
-    """Token files and tokenizer, and, for the built-in stories, the nats of surprise of all validation stories."""
+def prepare_data(
+    config: RunConfig, progress: Progress | None = None, output_dir: Path | None = None
+) -> tuple[Prepared, Tokenizer, float | None]:
+    """Token files and tokenizer, and, for the built-in stories, the nats of surprise of all validation stories.
+
+    Where `data` is a prepared folder, it is that; otherwise one in the cache, or `output_dir`.
+    """
+    if folder := _prepared_folder(config):
+        if output_dir:
+            raise UserError(f"{folder}: is prepared already; train with --data {folder}")
+        return *_open_prepared(folder, config), None
     corpus, validation, floor_nats = _corpora(config)
     tokenizer = _tokenizer(config, corpus, validation, progress)
-    report = (lambda done, total: progress("encoding", done, total)) if progress else None
-    prepared = prepare(corpus, tokenizer, cache_folder(config), validation_corpus=validation, progress=report)
+    prepared = prepare(
+        corpus,
+        tokenizer,
+        cache_folder(config),
+        validation_corpus=validation,
+        max_tokens=config.data.max_corpus_tokens,
+        output_dir=output_dir,
+        progress=(lambda done, total: progress("encoding", done, total)) if progress else None,
+    )
     return prepared, tokenizer, floor_nats
+
+
+def vocabulary_note(config: RunConfig, tokenizer: Tokenizer) -> str | None:
+    """What to tell a person whose text has fewer merges than the vocabulary that was asked for; None where it has."""
+    asked, got = config.model.vocab_size, tokenizer.vocab_size
+    if config.data.tokenizer != "bpe" or got >= asked or _prepared_folder(config):
+        return None
+    return f"note: the text has no more to merge than {got:,} tokens: vocab_size is {got:,} instead of {asked:,}"
 
 
 def window_kind(config: RunConfig) -> str:
@@ -80,20 +106,55 @@ def longest_document(prepared: Prepared) -> int:
     return int((prepared.validation.document_ends - prepared.validation.document_starts).max())
 
 
+def _prepared_folder(config: RunConfig) -> Path | None:
+    """The prepared folder that `data` names, if it does."""
+    folder = Path(config.data.data[0]) if len(config.data.data) == 1 else None
+    return folder if folder and (folder / "train.bin").exists() else None
+
+
+def _open_prepared(folder: Path, config: RunConfig) -> tuple[Prepared, Tokenizer]:
+    """The token files in a folder and the tokenizer that made them. Raises `UserError` where `config` wants others."""
+    prepared, tokenizer = Prepared(folder), load_tokenizer(folder)
+    if tokenizer.fingerprint != prepared.manifest.tokenizer_fingerprint:
+        raise UserError(f"{folder}: its tokenizer.json did not make the tokens beside it; prepare the text again")
+    for name in ("val_data", "text_field", "documents", "max_documents", "max_corpus_tokens"):
+        if getattr(config.data, name) != getattr(DataConfig, name):
+            raise UserError(f"{folder}: is prepared already, --{name} comes too late; give it to llamita prepare")
+    wanted = config.data.tokenizer
+    same = {"bpe": True, "char": isinstance(tokenizer, CharTokenizer)}.get(wanted)  # bpe: the default, so not wanted
+    if same is None:
+        same = load_tokenizer(wanted, cache_folder(config)).fingerprint == tokenizer.fingerprint
+    if not same:
+        raise UserError(f"{folder}: was prepared with another tokenizer than {wanted}; leave --tokenizer out")
+    return prepared, tokenizer
+
+
 def _corpora(config: RunConfig) -> tuple[Corpus, Corpus | None, float | None]:
-    """The corpus, and where validation text comes apart from it: that, and its nats of surprise."""
+    """The corpus, and where validation text comes apart from it: that, and for the stories its nats of surprise."""
     if not config.data.is_stories:
-        return TextFiles(config.data.data), None, None
+        return _text(config, config.data.data, config.data.max_documents), _validation(config), None
+    if config.data.val_data:
+        raise UserError("--val_data: the built-in stories bring their own validation stories; give --data, too")
     seed = config.training.seed
     held_out = validation_stories(seed, VALIDATION_STORIES)
-    training = StoryCorpus(seed, TRAINING_STORIES, exclude={story.text for story in held_out})
+    count = min(config.data.max_documents or TRAINING_STORIES, TRAINING_STORIES)
+    training = StoryCorpus(seed, count, exclude={story.text for story in held_out})
     return training, StoryCorpus(seed, VALIDATION_STORIES, split="validation"), sum(story.nats for story in held_out)
+
+
+def _validation(config: RunConfig) -> Corpus | None:
+    return _text(config, config.data.val_data) if config.data.val_data else None
+
+
+def _text(config: RunConfig, names: tuple[str, ...], max_documents: int = 0) -> TextFiles:
+    options = config.data
+    return TextFiles(names, documents=options.documents, text_field=options.text_field, max_documents=max_documents)
 
 
 def _tokenizer(config: RunConfig, corpus: Corpus, validation: Corpus | None, progress: Progress | None) -> Tokenizer:
     if config.data.tokenizer not in KINDS:
         return load_tokenizer(config.data.tokenizer, cache_folder(config))
-    folder = _tokenizer_folder(config, corpus)
+    folder = _tokenizer_folder(config, corpus, validation)
     if (folder / "tokenizer.json").exists():
         return load_tokenizer(folder)
     report = (lambda done, total: progress("training the tokenizer", done, total)) if progress else None
@@ -108,10 +169,13 @@ def _tokenizer(config: RunConfig, corpus: Corpus, validation: Corpus | None, pro
     return tokenizer
 
 
-def _tokenizer_folder(config: RunConfig, corpus: Corpus) -> Path:
+def _tokenizer_folder(config: RunConfig, corpus: Corpus, validation: Corpus | None) -> Path:
+    """Where a tokenizer that was trained on this text is kept."""
     wanted = (config.data.tokenizer, TOKENIZER_VERSION)
     if config.data.tokenizer == "bpe":
         wanted += (config.model.vocab_size, config.data.pattern)
+    if validation is not None:  # then all of the corpus is trained on, and its characters count
+        wanted += (validation.fingerprint(),)
     name = hashlib.sha256(repr((corpus.fingerprint(), *wanted)).encode()).hexdigest()[:16]
     return cache_folder(config) / "tokenizers" / name
 
@@ -124,5 +188,5 @@ def _text_for_tokenizer(kind: str, corpus: Corpus, validation: Corpus | None) ->
     `<unk>` there, and the loss no longer that of the text.
     """
     if kind == "bpe":
-        return training_part(corpus, validation)
+        return training_part(corpus, validation, max_characters=TOKENIZER_TEXT)
     return chain(corpus.pieces(), validation.pieces() if validation else ())

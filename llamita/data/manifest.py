@@ -27,7 +27,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Where the tokens come from (text, tokenizer, how validation was split off), and the parts `train` and `val`."""
+    """Where the tokens come from (text, tokenizer, how validation was split off), and the parts `train` and `val`.
+
+    `identity` is a hash of all that, `source` and `validation` are for people.
+    """
 
     source: str
     source_fingerprint: str
@@ -37,6 +40,7 @@ class Manifest:
     vocab_size: int
     end_id: int | None
     parts: dict[str, Part]
+    identity: str = ""
     format_version: int = FORMAT_VERSION
 
     def write(self, folder: Path) -> None:

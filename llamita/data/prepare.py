@@ -5,13 +5,14 @@ import itertools
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llamita.corpus import Corpus
+from llamita.corpus import Corpus, first_documents
 from llamita.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Part
 from llamita.data.token_file import TokenFile, TokenWriter
 from llamita.errors import UserError
@@ -50,9 +51,11 @@ def prepare(
     *,
     validation_corpus: Corpus | None = None,
     validation_share: float = VALIDATION_SHARE,
+    max_tokens: int = 0,
+    output_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Write `train.bin`, `val.bin` and `manifest.json` into a folder of the cache, or find them there finished.
+    """Write `train.bin`, `val.bin`, `tokenizer.json` and `manifest.json` into a folder, or find them there finished.
 
     Each document is followed by the end token if the tokenizer has one. The validation part is all of
     `validation_corpus`, or else the last share of the documents of `corpus` (one at least), or of the characters
@@ -62,26 +65,35 @@ def prepare(
 
     Args:
         corpus: the text; with a `validation_corpus`, all of it is for training.
-        tokenizer: anything with `encode_iterable`, `vocab_size`, `end_id`, `byte_lengths` and `fingerprint`.
+        tokenizer: what makes ids of it.
         cache: the folder that holds the prepared folders; made when absent.
         validation_corpus: the text to validate on.
         validation_share: between 0 and 1.
+        max_tokens: each part ends, within a document if need be, where it has its share of these; 0: no limit. A
+            `validation_corpus` is not cut.
+        output_dir: the folder to write to, in place of one in the cache.
         progress: called with (characters encoded so far, characters in all).
 
     Raises:
-        UserError: text that cannot be read or is too short to split, or a disk that cannot take the files.
+        UserError: text that cannot be read or is too short to split, a disk that cannot take the files, or an
+            `output_dir` that holds something else.
     """
     if not 0 < validation_share < 1:
         raise UserError(f"the share of the text for validation is {validation_share}; it must be between 0 and 1")
     source = corpus.fingerprint()
     validation = None if validation_corpus is None else validation_corpus.fingerprint()
-    folder = prepared_folder(cache, source, validation or validation_share, tokenizer.fingerprint)
+    identity = _identity(source, validation or validation_share, tokenizer.fingerprint, max_tokens)
+    folder = Path(output_dir or Path(cache) / identity[:16])
+    if output_dir and folder.exists():
+        _require_same(folder, identity)
     if not (folder / MANIFEST_NAME).exists():
-        parts = _split(corpus, validation_corpus, validation_share, progress)
+        parts = _split(corpus, _measure(corpus), validation_corpus, validation_share, progress)
+        limits = _limits(max_tokens, validation_share, validation_corpus)
         with _complete_or_absent(folder) as partial:
-            written = {name: _write(partial / f"{name}.bin", pieces, tokenizer) for name, pieces in parts.items()}
+            written = {name: _write(partial / f"{name}.bin", parts[name], tokenizer, limits[name]) for name in parts}
             if (corpus.fingerprint(), validation_corpus and validation_corpus.fingerprint()) != (source, validation):
                 raise UserError(f"{corpus.describe()}: the text changed while it was read; start again when it is done")
+            tokenizer.save(partial)
             Manifest(
                 source=corpus.describe(),
                 source_fingerprint=source,
@@ -91,43 +103,77 @@ def prepare(
                 vocab_size=tokenizer.vocab_size,
                 end_id=tokenizer.end_id,
                 parts=written,
+                identity=identity,
             ).write(partial)
     return Prepared(folder)
 
 
 def training_part(
-    corpus: Corpus, validation_corpus: Corpus | None = None, validation_share: float = VALIDATION_SHARE
+    corpus: Corpus,
+    validation_corpus: Corpus | None = None,
+    validation_share: float = VALIDATION_SHARE,
+    max_characters: int = 0,
 ) -> Iterator[str]:
     """The pieces of text of which `prepare` makes `train.bin`, as a stream; the corpus is read once before, to count.
 
+    max_characters: of more text than that, only a sample of about this size, spread evenly over it; 0: all.
     Raises `UserError` as `prepare` does.
     """
-    return _split(corpus, validation_corpus, validation_share, None)["train"]
+    extent = _measure(corpus)
+    pieces = _split(corpus, extent, validation_corpus, validation_share, None)["train"]
+    return _sample(pieces, max_characters / extent.characters) if 0 < max_characters < extent.characters else pieces
 
 
-def prepared_folder(cache: str | os.PathLike[str], source: str, validation: str | float, tokenizer: str) -> Path:
-    """Where the token files for these fingerprints lie: a folder of the cache, named by a hash of them.
-
-    `validation` is the fingerprint of a corpus of its own, or the share of the source.
-    """
-    identity = repr((FORMAT_VERSION, source, validation, tokenizer))
-    return Path(cache) / hashlib.sha256(identity.encode()).hexdigest()[:16]
+def _identity(source: str, validation: str | float, tokenizer: str, max_tokens: int) -> str:
+    """A hash of all that makes token files what they are. `validation`: a fingerprint, or the share of the source."""
+    limit = (max_tokens,) if max_tokens else ()
+    return hashlib.sha256(repr((FORMAT_VERSION, source, validation, tokenizer, *limit)).encode()).hexdigest()
 
 
-def _write(path: Path, pieces: Iterator[str], tokenizer: Tokenizer) -> Part:
-    """Encode a part into a token file."""
-    with TokenWriter(path, tokenizer) as writer:
+def _require_same(folder: Path, identity: str) -> None:
+    """Raise `UserError` unless a folder that a person named is empty, or holds just what is to be written there."""
+    if (folder / MANIFEST_NAME).exists():
+        if Manifest.read(folder).identity != identity:
+            raise UserError(f"{folder}: holds tokens of other text or another tokenizer; choose another --output_dir")
+    elif not folder.is_dir() or any(folder.iterdir()):
+        raise UserError(f"{folder}: there is something else already; choose another --output_dir, or an empty folder")
+
+
+def _limits(max_tokens: int, share: float, validation_corpus: Corpus | None) -> dict[str, int]:
+    """The most tokens of each part."""
+    if not max_tokens:
+        return {"train": sys.maxsize, "val": sys.maxsize}
+    if validation_corpus is not None:
+        return {"train": max_tokens, "val": sys.maxsize}
+    if max_tokens < 2:
+        raise UserError(f"max_corpus_tokens is {max_tokens}, too few to split off a validation part; give more")
+    validation = _share_of(max_tokens, share)
+    return {"train": max_tokens - validation, "val": validation}
+
+
+def _write(path: Path, pieces: Iterator[str], tokenizer: Tokenizer, limit: int) -> Part:
+    """Encode a part into a token file, `limit` tokens at most. All of `pieces` is read: behind it, the next begins."""
+    with TokenWriter(path, tokenizer, limit) as writer:
         for is_end, document in itertools.groupby(pieces, END_OF_TEXT.__eq__):
-            if not is_end:
+            if not is_end and not writer.full:
                 writer.write_document(document)
         return writer.finish()
 
 
+def _sample(pieces: Iterator[str], share: float) -> Iterator[str]:
+    """Of the pieces of text, this share, spread evenly; of the ends of documents all."""
+    number = 0
+    for piece in pieces:
+        if piece != END_OF_TEXT:
+            number += 1
+        if piece == END_OF_TEXT or int(number * share) > int((number - 1) * share):
+            yield piece
+
+
 def _split(
-    corpus: Corpus, validation_corpus: Corpus | None, share: float, progress: Progress | None
+    corpus: Corpus, extent: Extent, validation_corpus: Corpus | None, share: float, progress: Progress | None
 ) -> dict[str, Iterator[str]]:
-    """The pieces of each part, to be read in this order. Reads all text once before, so that mistakes show early."""
-    extent = _measure(corpus)
+    """The pieces of each part, to be read in this order. All text was read before, so that mistakes show early."""
     if validation_corpus is not None:
         total = extent.characters + _measure(validation_corpus).characters
         report = _reporter(total, progress)
@@ -137,9 +183,9 @@ def _split(
         if extent.characters < 2:
             raise UserError(f"{corpus.describe()}: one character is too short to split off a validation part")
         kept = extent.characters - _share_of(extent.characters, share)
-        return {"train": _first_documents(two := _two_documents(pieces, kept), 1), "val": two}
+        return {"train": first_documents(two := _two_documents(pieces, kept), 1), "val": two}
     kept = extent.documents - _share_of(extent.documents, share)
-    return {"train": _first_documents(pieces, kept), "val": pieces}
+    return {"train": first_documents(pieces, kept), "val": pieces}
 
 
 def _share_of(count: int, share: float) -> int:
@@ -158,15 +204,6 @@ def _measure(corpus: Corpus) -> Extent:
     if documents == 0:
         raise UserError(f"{corpus.describe()}: there is no text in it")
     return Extent(documents, characters)
-
-
-def _first_documents(pieces: Iterator[str], count: int) -> Iterator[str]:
-    """The first documents of the pieces; the iterator is left at the one that follows."""
-    for piece in pieces:
-        yield piece
-        count -= piece == END_OF_TEXT
-        if count == 0:
-            return
 
 
 def _two_documents(pieces: Iterable[str], length: int) -> Iterator[str]:

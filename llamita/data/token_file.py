@@ -6,8 +6,9 @@ documents begin and the last one ends, and `manifest.json` beside them what they
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,15 +92,19 @@ class TokenFile:
 
 
 class TokenWriter:
-    """Writes a token file document by document, in flat memory, counting and hashing on the way."""
+    """Writes a token file document by document, in flat memory, counting and hashing on the way.
 
-    def __init__(self, path: Path, tokenizer: Tokenizer):
+    It takes `limit` tokens; what a document has beyond that is left out.
+    """
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, limit: int = sys.maxsize):
         self._tokenizer = tokenizer
         self._byte_lengths = np.asarray(tokenizer.byte_lengths, dtype=np.int64)
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._ids = _HashingFile(path)
         self._offsets = _HashingFile(documents_path(path))
         self._offsets.write(np.zeros(1, _OFFSET))
+        self._limit = limit
         self._tokens = self._bytes = self._documents = self._largest_id = 0
 
     def __enter__(self) -> "TokenWriter":
@@ -111,13 +116,17 @@ class TokenWriter:
 
     def write_document(self, pieces: Iterator[str]) -> None:
         """Encode and write one document, the end token behind it if the tokenizer has one."""
-        ids = self._tokenizer.encode_iterable(pieces)
+        end = () if self._tokenizer.end_id is None else (self._tokenizer.end_id,)
+        ids = islice(chain(self._tokenizer.encode_iterable(pieces), end), self._limit - self._tokens)
         while (chunk := np.fromiter(islice(ids, CHUNK), self._dtype)).size > 0:
             self._write(chunk)
-        if self._tokenizer.end_id is not None:
-            self._write(np.array([self._tokenizer.end_id], self._dtype))
         self._documents += 1
         self._offsets.write(np.array([self._tokens], _OFFSET))
+
+    @property
+    def full(self) -> bool:
+        """Whether it has all the tokens that it takes."""
+        return self._tokens >= self._limit
 
     def finish(self) -> Part:
         """Hand everything to the operating system, and say what was written."""

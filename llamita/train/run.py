@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from llamita.config import RunConfig, default_learning_rate, replace
-from llamita.data import BatchOrder, Dataset, open_dataset
+from llamita.corpus import short_name
+from llamita.data import BatchOrder, Dataset, open_dataset, vocabulary_note
 from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
 from llamita.model import Llama
@@ -66,6 +67,8 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     if config.run.extend and not config.run.output_dir:
         raise UserError("--extend needs --output_dir: a run with another max_steps has another directory by default")
     data = open_dataset(config, display.progress)
+    if note := vocabulary_note(config, data.tokenizer):
+        display.say(note)
     config = resolve(config, data)
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
     with directory.lock():
@@ -98,7 +101,7 @@ def resolve(config: RunConfig, data: Dataset) -> RunConfig:
 
 def default_directory(config: RunConfig, data: Dataset) -> Path:
     """runs/<name>-<hash of the identity>: the same command finds its run again, a changed one begins another."""
-    name = config.run.name or Path(config.data.data[0]).stem
+    name = config.run.name or short_name(config.data.data[0])
     identity = json.dumps([config.identity(), data.fingerprint], sort_keys=True)
     return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
