@@ -27,22 +27,55 @@ EXECUTION = {"execution": True}
 """Field metadata: this field may change between two starts of one run."""
 
 ALIASES = {
-    "block_size": "max_seq_len",
-    "context_length": "max_seq_len",
-    "data_file": "data",
-    "n_layer": "num_layers",
-    "n_layers": "num_layers",
-    "n_head": "num_heads",
-    "n_heads": "num_heads",
-    "n_kv_heads": "num_kv_heads",
-    "n_embd": "hidden_size",
-    "d_model": "hidden_size",
-    "d_ff": "intermediate_size",
-    "checkpoint_dir": "output_dir",
-    "tokenizer_type": "tokenizer",
-    "max_tokens": "max_new_tokens",
-    "lr": "learning_rate",
-    "max_iters": "max_steps",
+    alias: name
+    for name, aliases in {
+        "max_seq_len": "block_size context_length context_size seq_len seq_length sequence_length max_sequence_length "
+        "max_seq_length n_ctx n_positions max_position_embeddings",
+        "hidden_size": "n_embd n_embed d_model dim embed_dim embedding_dim model_dim",
+        "intermediate_size": "d_ff ffn_dim ffn_hidden_size mlp_dim n_inner hidden_dim",
+        "num_layers": "n_layer n_layers num_hidden_layers num_blocks n_blocks",
+        "num_heads": "n_head n_heads num_attention_heads",
+        "num_kv_heads": "n_kv_head n_kv_heads num_key_value_heads n_query_groups",
+        "vocab_size": "n_vocab vocabulary_size",
+        "rope_theta": "rope_base",
+        "norm_eps": "rms_norm_eps layer_norm_eps layer_norm_epsilon",
+        "tie_embeddings": "tie_word_embeddings tie_weights weight_tying",
+        "dropout": "dropout_rate dropout_prob",
+        "data": "data_file data_files data_path data_dir dataset train_data train_file train_files input_file",
+        "tokenizer": "tokenizer_type tokenizer_name tokenizer_path",
+        "cache_dir": "data_cache_dir",
+        "learning_rate": "lr max_lr peak_lr",
+        "min_learning_rate": "min_lr lr_min",
+        "schedule": "lr_schedule lr_scheduler lr_scheduler_type",
+        "warmup_steps": "warmup_iters num_warmup_steps lr_warmup_steps lr_warmup_iters",
+        "weight_decay": "wd",
+        "beta1": "adam_beta1",
+        "beta2": "adam_beta2",
+        "adam_eps": "adam_epsilon",
+        "grad_clip": "max_grad_norm max_norm clip_grad_norm gradient_clip_val grad_norm_clip",
+        "seed": "random_seed",
+        "batch_size": "train_batch_size",
+        "grad_accum_steps": "gradient_accumulation_steps grad_accumulation_steps gradient_accumulation grad_accum "
+        "accumulate_grad_batches",
+        "max_steps": "max_iters max_iterations num_iterations num_steps num_train_steps max_train_steps train_steps "
+        "total_steps steps",
+        "epochs": "num_epochs num_train_epochs max_epochs n_epochs",
+        "name": "run_name",
+        "output_dir": "checkpoint_dir out_dir save_dir",
+        "precision": "dtype mixed_precision",
+        "world_size": "num_processes nproc_per_node num_gpus",
+        "threads": "num_threads",
+        "micro_batch_size": "micro_batch",
+        "log_every": "log_interval logging_steps log_steps",
+        "eval_every": "eval_interval eval_steps val_interval",
+        "save_every": "save_interval save_steps checkpoint_interval checkpoint_every",
+        "keep_last": "save_total_limit keep_checkpoints",
+        "sample_every": "sample_interval",
+        "max_new_tokens": "max_tokens n_predict max_gen_len",
+        "temperature": "temp",
+        "repetition_penalty": "repeat_penalty rep_pen",
+    }.items()
+    for alias in aliases.split()
 }
 """Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own."""
 
@@ -89,7 +122,11 @@ class OptimizerConfig:
     learning_rate: float = 0.0
     """Peak learning rate, reached after the warmup; 0: 0.75 / hidden_size, at most 0.004."""
     min_learning_rate: float = 0.0
-    """Where the cosine ends, at max_steps."""
+    """Where the schedule ends, at max_steps."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warmup: along half a cosine, a line, or not at all but for the end (WSD)."""
+    decay_share: float = 0.1
+    """Of the constant schedule: the share of max_steps in which it falls in a line at the end; 0: it never falls."""
     warmup_steps: int = 100
     """Steps of linear increase at the start."""
     weight_decay: float = 0.1
@@ -107,6 +144,9 @@ class OptimizerConfig:
         require_positive(self, "adam_eps")
         require_not_negative(self, "learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
         require_share(self, "beta1", "beta2")
+        require_not_negative(self, "decay_share")
+        if self.decay_share > 1:
+            raise UserError(f"decay_share is {self.decay_share}, but must be at most 1: it is a share of max_steps")
         if 0 < self.learning_rate < self.min_learning_rate:
             raise UserError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it"
@@ -140,6 +180,10 @@ class TrainingConfig:
         return self.batch_size * self.grad_accum_steps
 
 
+Interval = int | Literal["epoch"]
+"""How often something is done: after that many steps, or whenever an epoch ends."""
+
+
 @dataclass(frozen=True)
 class ExecutionConfig:
     """How and where a run is computed, and what it says meanwhile. Every field may change from start to start."""
@@ -152,28 +196,38 @@ class ExecutionConfig:
     """Let a run be resumed with a larger max_steps."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the matrix products; weights stay fp32. auto: bf16 where the hardware multiplies it natively."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of the matrix products; weights stay fp32. auto: bf16, else fp16, where a device multiplies them natively."""
+    world_size: int = 0
+    """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
     threads: int = 0
-    """CPU threads; 0: as many as this process may use."""
+    """CPU threads of each process; 0: its share of those that may be used."""
     micro_batch_size: int = 0
-    """Sequences computed at once; 0: batch_size. Lower it when memory runs out: what is learned stays the same."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    eval_every: int = 500
-    """Steps between evaluations on the validation set."""
+    """Sequences a process computes at once; 0: its share of batch_size. Lower it when memory runs out."""
+    log_every: Interval = 10
+    """Steps between lines of metrics.jsonl, or `epoch`."""
+    eval_every: Interval = 500
+    """Steps between evaluations on the validation set, or `epoch`."""
     eval_sequences: int = 500
     """Validation windows of each evaluation while training, evenly spread and always the same; 0: all."""
-    save_every: int = 500
-    """Steps between checkpoints. The best evaluation is always kept."""
-    sample_every: int = 500
-    """Steps between samples; 0: none."""
+    save_every: Interval = 500
+    """Steps between checkpoints, or `epoch`. The best evaluation is saved, too, and always kept."""
+    keep_last: int = 2
+    """Newest checkpoints that are kept, besides the best; 0: all. With 1, none is left to fall back on."""
+    sample_every: Interval = 500
+    """Steps between samples, or `epoch`; 0: none."""
     sample_count: int = 16
     """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "log_every", "eval_every", "save_every", "sample_count")
-        require_not_negative(self, "threads", "micro_batch_size", "eval_sequences", "sample_every")
+        require_positive(self, "sample_count", *_in_steps(self, "log_every", "eval_every", "save_every"))
+        require_not_negative(self, "world_size", "threads", "micro_batch_size", "eval_sequences", "keep_last")
+        require_not_negative(self, *_in_steps(self, "sample_every"))
+
+
+def _in_steps(config: ExecutionConfig, *names: str) -> list[str]:
+    """Those of these intervals that are numbers of steps."""
+    return [name for name in names if getattr(config, name) != "epoch"]
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise UserError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, get_args(hint)))}")
         return value
     if get_origin(hint) in (Union, types.UnionType):
-        return value
+        return _one_of(value, get_args(hint), where)
     if get_origin(hint) is tuple:
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -125,3 +125,14 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if type(value) is not hint:
         raise UserError(f"{where} is {value!r}, but must be of type {hint.__name__}")
     return value
+
+
+def _one_of(value: Any, hints: tuple[Any, ...], where: str) -> Any:
+    """`value` as the first of `hints` that it fits."""
+    reasons = []
+    for hint in hints:
+        try:
+            return _typed(value, hint, where)
+        except UserError as error:
+            reasons.append(str(error).removeprefix(f"{where} is {value!r}, but "))
+    raise UserError(f"{where} is {value!r}, but {', or '.join(reasons)}")

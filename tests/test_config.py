@@ -51,7 +51,7 @@ def other_value(name: str, value: object) -> object:
     """A valid value of the field that differs from `value`, the default."""
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
                "precision": "fp32", "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
-               "min_learning_rate": 1e-4, "dropout": 0.1}  # fmt: skip
+               "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear"}  # fmt: skip
     if name in special:
         return special[name]
     if isinstance(value, bool):
@@ -88,7 +88,7 @@ def test_what_a_file_leaves_out_has_its_default_and_sizes_are_derived(tmp_path):
 def test_aliases_mean_the_field_that_they_stand_for(tmp_path, alias):
     name = ALIASES[alias]
     if name not in FIELDS:
-        assert alias == "max_tokens"  # of generation, which has no table
+        assert name in {f.name for f in dataclasses.fields(llamita.config.GenerationConfig)}  # which has no table
         return
     value = other_value(name, getattr(getattr(RunConfig(), field_tables()[name]), name))
     tables = {field_tables()[name]: {alias: list(value) if isinstance(value, tuple) else value}}
@@ -100,6 +100,13 @@ def test_one_file_of_data_needs_no_list_and_a_whole_number_is_a_float_too(tmp_pa
     config = RunConfig.from_toml(written(tmp_path, '[data]\ndata = "my.txt"\n[optimizer]\nlearning_rate = 1\n'))
     assert config.data == DataConfig(data=("my.txt",))
     assert type(config.optimizer.learning_rate) is float
+
+
+@pytest.mark.parametrize("name", ["log_every", "eval_every", "save_every", "sample_every"])
+def test_intervals_are_steps_or_epochs(tmp_path, name):
+    config = RunConfig.from_toml(written(tmp_path, f"[run]\n{name} = 'epoch'\n"))
+    assert getattr(config.run, name) == "epoch"
+    assert RunConfig.from_toml(written(tmp_path, tomli_w.dumps(config.tables()))) == config
 
 
 def test_the_facts_that_a_run_wrote_down_are_no_configuration(tmp_path):
@@ -125,7 +132,12 @@ def test_the_facts_that_a_run_wrote_down_are_no_configuration(tmp_path):
         ("[model]\ndropout = true", "{path}: dropout is True, but must be of type float"),
         ("[model]\ntie_embeddings = 1", "{path}: tie_embeddings is 1, but must be of type bool"),
         ("[run]\noutput_dir = 1", "{path}: output_dir is 1, but must be of type str"),
-        ("[run]\nprecision = 'fp8'", "{path}: precision is 'fp8', but must be one of 'auto', 'bf16', 'fp32'"),
+        ("[run]\nprecision = 'fp8'", "{path}: precision is 'fp8', but must be one of 'auto', 'bf16', 'fp16', 'fp32'"),
+        (
+            "[run]\nsave_every = 'week'",
+            "{path}: save_every is 'week', but must be of type int, or must be one of 'epoch'",
+        ),
+        ("[run]\neval_every = 1.5", "{path}: eval_every is 1.5, but must be of type int, or must be one of 'epoch'"),
         ("[data]\nwindows = []", "{path}: windows is [], but must be one of 'auto', 'stream', 'document'"),
         ("[model]\nhidden_size 8", "{path}: not a readable TOML file ("),
         ("[model]\na = 1\na = 2", "{path}: not a readable TOML file ("),
@@ -185,6 +197,9 @@ def test_a_file_that_is_missing_a_folder_or_binary_is_one_line(tmp_path):
         ({"max_steps": -1}, ["max_steps"]),
         ({"epochs": -0.5}, ["epochs"]),
         ({"log_every": 0}, ["log_every"]),
+        ({"keep_last": -1}, ["keep_last is -1"]),
+        ({"world_size": -1}, ["world_size is -1"]),
+        ({"decay_share": 1.5}, ["decay_share is 1.5", "at most 1"]),
         ({"threads": -1}, ["threads"]),
     ],
     ids=str,

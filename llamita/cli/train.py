@@ -27,11 +27,13 @@ def train(
     config: Path
         A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags win over it.
     """
+    from llamita.parallel import is_main_process
     from llamita.train import RunDirectory
     from llamita.train import train as train_run
 
     path = train_run(RunConfig(model, data, optimizer, training, run))
-    _conclude(RunDirectory(path))
+    if is_main_process():
+        _conclude(RunDirectory(path))
 
 
 def _conclude(directory: "RunDirectory") -> None:

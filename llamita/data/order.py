@@ -47,6 +47,10 @@ class BatchOrder:
             windows[here] = permute(places[here], self.num_windows, epoch_key)
         return windows
 
+    def ends_epoch(self, steps: int) -> bool:
+        """Whether the last of `steps` updates was the one with which an epoch, or several, had been seen whole."""
+        return steps * self.batch_size // self.num_windows > (steps - 1) * self.batch_size // self.num_windows
+
     def steps(self, epochs: float) -> int:
         """The number of steps after which that many epochs have been seen whole."""
         return math.ceil(epochs * self.num_windows / self.batch_size)

@@ -35,7 +35,10 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        if torch.device(device).type != "cuda":
+            return Batch(*(tensor.to(device) for tensor in self))
+        # Out of pinned memory CUDA copies while the processor goes on; torch keeps it until that is done.
+        return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in self))
 
 
 class Windows(Protocol):

@@ -1,7 +1,19 @@
-"""What turns gradients into updates: AdamW, the learning-rate schedule, clipping."""
+"""What turns gradients into updates: AdamW, learning-rate schedules, clipping, loss scaling."""
 
 from llamita.optim.adamw import AdamW, decay_groups
 from llamita.optim.clipping import clip_grad_norm_
-from llamita.optim.schedule import cosine_schedule
+from llamita.optim.loss_scaling import DynamicLossScaling, NoScaling, Scaling
+from llamita.optim.schedule import constant_schedule, cosine_schedule, linear_schedule, make_schedule
 
-__all__ = ["AdamW", "clip_grad_norm_", "cosine_schedule", "decay_groups"]
+__all__ = [
+    "AdamW",
+    "DynamicLossScaling",
+    "NoScaling",
+    "Scaling",
+    "clip_grad_norm_",
+    "constant_schedule",
+    "cosine_schedule",
+    "decay_groups",
+    "linear_schedule",
+    "make_schedule",
+]

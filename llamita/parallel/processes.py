@@ -1,22 +1,38 @@
-"""The processes that train one model together. Everything else asks here, and works the same with one."""
+"""The processes that train one model together. Everything else asks here, and works the same with one.
 
+They find one another as torchrun has it: by RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+`launch.py` starts them where torchrun does not.
+"""
+
+import json
 import os
+import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]  (documented)
 from torch.nn.parallel import DistributedDataParallel
+
+from llamita.errors import UserError
+
+PATIENCE = timedelta(days=1)  # one process prepares data, saves and writes samples, while the others wait
+FAILURE = "llamita/failure"  # where in the store the first process that failed says why
+FIRST_ATTEMPT = "attempt 0"
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those of the run: number `rank` of `world_size`."""
+    """This process's place: number `rank` of the `world_size` of the run, and the same among those of this machine."""
 
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -33,11 +49,11 @@ class Processes:
 
     def sum(self, value: float | int) -> float:
         """The sum of a number over all processes, exact for whole numbers below 2⁵³."""
-        if self.world_size == 1:
-            return value
-        total = torch.tensor(float(value), dtype=torch.float64)
-        dist.all_reduce(total)
-        return total.item()
+        return value if self.world_size == 1 else self._reduced(value, dist.ReduceOp.SUM)
+
+    def max(self, value: float | int) -> float:
+        """The largest of the numbers of all processes."""
+        return value if self.world_size == 1 else self._reduced(value, dist.ReduceOp.MAX)
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in its place."""
@@ -45,19 +61,95 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.max(0)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process goes through the block, then all others together: they find what it wrote."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
     def unsynchronised(self, model: nn.Module, but_the_last: bool) -> AbstractContextManager[None]:
         """Around every micro-batch but the last one: add up gradients here before they are exchanged."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not but_the_last else nullcontext()
 
+    def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
+        # On the CPU, where gloo does it, also in runs on GPUs: nobody waits for what is under way there.
+        total = torch.tensor(float(value), dtype=torch.float64)
+        dist.all_reduce(total, operation)
+        return total.item()
+
+
+def started_processes() -> int | None:
+    """How many processes torchrun, or llamita itself, started to train together; None where neither did."""
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints; known before, and after, the processes have found one another."""
+    return os.environ.get("RANK", "0") == "0"
+
 
 @contextmanager
-def processes_from_environment(backend: str = "gloo") -> Iterator[Processes]:
-    """The processes that torchrun started (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def processes_from_environment() -> Iterator[Processes]:
+    """The processes that were started together, or this one alone.
+
+    Where one fails, all end: its exception goes on, and the others, which fail because they lost it, leave silently
+    with exit code 1.
+    """
+    if started_processes() in (None, 1):
         yield Processes()
         return
-    dist.init_process_group(backend)
+    store, (rank, world_size, *local) = meeting_store(), _place()
+    dist.init_process_group(_backend(), store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+    processes = Processes(rank, world_size, *local)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+        yield processes
+    except Exception as error:
+        # The group is left as it is: to take it apart under a DDP that the traceback still holds may hang.
+        if not first_to_fail(store, error):
+            raise SystemExit(1) from None
+        raise
+    processes.wait()
+    dist.destroy_process_group()
+
+
+def meeting_store() -> Store:
+    """Where the processes leave words for one another; kept by who started them, else by the first of them."""
+    rank, kept_for_us = _place()[0], os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    main = rank == 0 and not kept_for_us
+    store = TCPStore(address, port, is_master=main, timeout=PATIENCE, wait_for_workers=False)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    return PrefixStore(f"attempt {attempt}" if attempt else FIRST_ATTEMPT, store)
+
+
+def first_to_fail(store: Store, error: Exception) -> bool:
+    """Write down why this process failed, unless another one did so before. A store that is gone was lost with it."""
+    mistake = isinstance(error, UserError)
+    text = str(error) if mistake else "".join(traceback.format_exception(error))
+    with suppress(RuntimeError):
+        if store.add(f"{FAILURE}/count", 1) == 1:
+            store.set(FAILURE, json.dumps({"rank": _place()[0], "mistake": mistake, "text": text}))
+            return True
+    return False
+
+
+def _place() -> tuple[int, int, int, int]:
+    """Rank and world size, and the same among the processes of this machine; where these are not told, all are here."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return (
+        rank,
+        world_size,
+        int(os.environ.get("LOCAL_RANK", rank)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+    )
+
+
+def _backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 from llamita.config import ExecutionConfig
 from llamita.errors import UserError
 from llamita.model import Attention, Llama, RMSNorm
+from llamita.optim import DynamicLossScaling, NoScaling, Scaling
+from llamita.parallel import Processes
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
 
 
@@ -32,10 +36,10 @@ class Hardware:
         torch.set_num_threads(self.threads)
         if self.device == "cpu":
             _keep_freed_memory()
-        if self.precision == "bf16":
+        if self.precision in AUTOCAST:
             for module in model.modules():
                 if isinstance(module, RMSNorm):
-                    module.register_forward_hook(_in_bf16)
+                    module.register_forward_hook(_narrow)
                 if isinstance(module, Attention) and self.device == "cpu":
                     module.kernel = _in_fp32(module.kernel)
         return model.to(self.device)
@@ -44,17 +48,28 @@ class Hardware:
         """The context of a forward pass: matrix products in the precision, everything delicate in fp32."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        return torch.autocast(torch.device(self.device).type, AUTOCAST[self.precision])
+
+    def scaling(self, state: dict[str, Any] | None = None) -> Scaling:
+        """What keeps small gradients from vanishing in the precision; `state`: where it stood in a checkpoint."""
+        return DynamicLossScaling(**(state or {})) if self.precision == "fp16" else NoScaling()
 
 
-def choose_hardware(config: ExecutionConfig) -> Hardware:
-    """Decide every `auto`. Raises `UserError` for a device that is not there or lacks the precision."""
+def choose_hardware(config: ExecutionConfig, processes: Processes = Processes()) -> Hardware:  # noqa: B008  (frozen)
+    """Decide every `auto`. Raises `UserError` for a device that is not there, or not for so many processes."""
     device = _best_device() if config.device == "auto" else config.device
     _check_device(device)
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if has_bf16(device) else "fp32"
-    return Hardware(device, precision, config.threads or _usable_cores())
+    if processes.world_size > 1:
+        _take_device(device, processes)
+    precision = best_precision(device) if config.precision == "auto" else config.precision
+    return Hardware(device, precision, config.threads or max(1, _usable_cores() // processes.local_world_size))
+
+
+def best_precision(device: str) -> str:
+    """The narrowest that the device multiplies natively: bf16, which has the range of fp32, before fp16."""
+    if has_bf16(device):
+        return "bf16"
+    return "fp16" if has_fast_fp16(device) else "fp32"
 
 
 def has_bf16(device: str) -> bool:
@@ -66,6 +81,26 @@ def has_bf16(device: str) -> bool:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
     return False
+
+
+def has_fast_fp16(device: str) -> bool:
+    """Whether the device multiplies fp16 natively and fast: NVIDIA's GPUs from Volta on."""
+    return torch.device(device).type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def _take_device(device: str, processes: Processes) -> None:
+    """Give each process of this machine a GPU of its own, which it then calls `cuda`."""
+    if device.startswith(("mps", "cuda:")):
+        raise UserError(
+            f"--device {device} is one device, for one process: leave out --world_size, or use --device cpu"
+        )
+    if device == "cuda":
+        if processes.local_world_size > torch.cuda.device_count():
+            raise UserError(
+                f"--world_size: {processes.local_world_size} processes here, but each needs a GPU, and there are "
+                f"{torch.cuda.device_count()}: lower it, or use --device cpu"
+            )
+        torch.cuda.set_device(processes.local_rank)
 
 
 def _best_device() -> str:
@@ -98,9 +133,10 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
-def _in_bf16(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _narrow(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """What a norm hands on is read by several products: cast once here, autocast would do it again for each of them."""
-    return output.bfloat16() if torch.is_autocast_enabled(output.device.type) else output
+    kind = output.device.type
+    return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

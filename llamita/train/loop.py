@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 
 from llamita.config import RunConfig
-from llamita.optim import clip_grad_norm_, cosine_schedule
-from llamita.parallel import processes_from_environment
+from llamita.errors import UserError
+from llamita.optim import clip_grad_norm_, make_schedule
+from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.train.display import Display
 from llamita.train.plan import announce
 from llamita.train.run import Run, open_run
@@ -16,6 +17,7 @@ from llamita.train.steps import (
     announce_evaluation,
     draw_samples,
     evaluate,
+    is_due,
     log_metrics,
     next_batch,
     require_finite,
@@ -28,9 +30,15 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
 
     Killed at any moment and called again, it ends with the same weights and logged losses, bit for bit (same machine,
     threads and versions). Raises `UserError` for what a person has to mend, and, after Ctrl-C or SIGTERM,
-    `KeyboardInterrupt` or `SystemExit` once the step is finished and saved.
+    `KeyboardInterrupt` or `SystemExit` once the step is finished and saved. With a `world_size` above 1, other
+    processes do it, and this one waits for them.
     """
     display = display or Display()
+    started = started_processes()
+    if started is None and config.run.world_size > 1:
+        return _train_in_processes(config, display)
+    if config.run.world_size not in (0, started or 1):
+        raise UserError(f"--world_size is {config.run.world_size}, but {started} processes were started: leave it out")
     with processes_from_environment() as processes, open_run(config, processes, display) as run:
         if run.state.step < run.config.training.max_steps:
             announce(run)
@@ -39,14 +47,22 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
         return run.directory.path
 
 
+def _train_in_processes(config: RunConfig, display: Display) -> Path:
+    task = {"config": config.tables(), "quiet": display.console.quiet}
+    with stop_request() as stop:
+        path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.signal)
+        if path is None:
+            stop.obey()
+    return Path(str(path))
+
+
 def _train(run: Run) -> None:
-    execution, optimizer_options, max_steps = run.config.run, run.config.optimizer, run.config.training.max_steps
+    execution, max_steps = run.config.run, run.config.training.max_steps
     state, optimizer, display = run.state, run.optimizer, run.display
+    learning_rate = make_schedule(run.config.optimizer, max_steps)
+    max_norm = run.config.optimizer.grad_clip or math.inf
     model = run.processes.wrap(run.model)
     clock = _Clock(state.tokens)
-
-    def due(interval: int) -> bool:
-        return interval > 0 and (state.step % interval == 0 or state.step == max_steps)
 
     if state.step == 0:
         log_metrics(run, {}, scored := evaluate(run))
@@ -57,38 +73,34 @@ def _train(run: Run) -> None:
     with stop_request() as stop:
         while state.step < max_steps:
             clock.start()
-            lr = cosine_schedule(
-                state.step,
-                optimizer_options.learning_rate,
-                optimizer_options.min_learning_rate,
-                optimizer_options.warmup_steps,
-                max_steps,
-            )
+            lr = learning_rate(state.step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
             batch = next_batch(run, state.step)
             loss = accumulate_gradients(run, model, batch, state.step)
-            norm = clip_grad_norm_(model.parameters(), optimizer_options.grad_clip or math.inf)
-            optimizer.step()
+            run.scaling.unscale_(model.parameters())
+            norm = clip_grad_norm_(model.parameters(), max_norm)
+            updated = run.scaling.step(optimizer, norm)  # always, but in fp16 where a gradient overflowed
             optimizer.zero_grad(set_to_none=True)
 
             state.step += 1
             state.tokens += int(run.processes.sum(batch.num_targets))
-            evaluating, saving, sampling = (
-                due(interval) for interval in (execution.eval_every, execution.save_every, execution.sample_every)
-            )
-            logging = evaluating or saving or due(execution.log_every) or state.step == 1
+            stop.agree(run.processes)
+            evaluating, saving = is_due(run, execution.eval_every), is_due(run, execution.save_every)
+            sampling = is_due(run, execution.sample_every)
+            logging = evaluating or saving or is_due(run, execution.log_every) or state.step == 1
             if not (logging or sampling or stop):
                 clock.stop()
                 continue
 
-            require_finite(run, loss.item(), norm.item())
+            norm_found = norm.item() if updated else None
+            require_finite(run, loss.item(), norm_found)
             clock.stop()
             speed = clock.tokens_per_second(state.tokens)
             scored = evaluate(run) if evaluating else None
             if logging:  # a stop leaves no line that an undisturbed run would not have
-                values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm.item(), "tokens_per_second": speed}
+                values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm_found, "tokens_per_second": speed}
                 log_metrics(run, values, scored)
             status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s"
             display.progress("training", state.step, max_steps, status)

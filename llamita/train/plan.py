@@ -31,10 +31,11 @@ def announce(run: Run) -> None:
     epochs = training.max_steps * training.sequences_per_update / len(run.data.train)
     steps_left = training.max_steps - run.state.step
     seconds, memory = trial_step(run)
+    processes = f"{run.processes.world_size} processes, each " if run.processes.world_size > 1 else ""
     parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in groups.items() if count)
     lines = {
         "run": f"{run.directory.path}" + (f", going on from step {run.state.step:,}" if run.state.step else ""),
-        "hardware": f"{run.hardware.device}, {run.hardware.precision}, {run.hardware.threads} threads",
+        "hardware": f"{processes}{run.hardware.device}, {run.hardware.precision}, {run.hardware.threads} threads",
         "data": f"{run.data.prepared.manifest.source}: {run.data.prepared.train.part.tokens:,} tokens to train on, "
         f"{run.data.prepared.validation.part.tokens:,} to validate, vocabulary {config.model.vocab_size:,}",
         "parameters": f"{total:,} ({parts})",

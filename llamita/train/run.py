@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from llamita.data import BatchOrder, Dataset, open_dataset, vocabulary_note
 from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
 from llamita.model import Llama
-from llamita.optim import AdamW, decay_groups
+from llamita.optim import AdamW, Scaling, decay_groups
 from llamita.parallel import Processes
 from llamita.train.checkpoint import load_verified
 from llamita.train.display import Display
@@ -48,6 +48,7 @@ class Run:
     data: Dataset
     model: Llama
     optimizer: AdamW
+    scaling: Scaling
     directory: RunDirectory
     state: State
     display: Display
@@ -66,19 +67,25 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     """
     if config.run.extend and not config.run.output_dir:
         raise UserError("--extend needs --output_dir: a run with another max_steps has another directory by default")
-    data = open_dataset(config, display.progress)
+    display = display if processes.is_main else Display(quiet=True)
+    with processes.main_first():
+        data = open_dataset(config, display.progress)
     if note := vocabulary_note(config, data.tokenizer):
         display.say(note)
     config = resolve(config, data)
+    _require_enough_sequences(config, processes)
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
-    with directory.lock():
-        config, hardware = _begin(config, data, directory, display)
+    with directory.lock() if processes.is_main else nullcontext():
+        with processes.main_first():
+            config, hardware = _begin(config, data, directory, processes, display)
         model = hardware.apply(Llama(config.model, seed=config.training.seed))
         options = config.optimizer
         groups = decay_groups(model, options.weight_decay)
         optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
-        state = _resume(directory, model, optimizer, display)
-        yield Run(config, processes, hardware, data, model, optimizer, directory, state, display)
+        scaling = hardware.scaling()
+        run = Run(config, processes, hardware, data, model, optimizer, scaling, directory, State(), display)
+        _resume(run)
+        yield run
 
 
 def resolve(config: RunConfig, data: Dataset) -> RunConfig:
@@ -106,24 +113,41 @@ def default_directory(config: RunConfig, data: Dataset) -> Path:
     return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
-def _begin(config: RunConfig, data: Dataset, directory: RunDirectory, display: Display) -> tuple[RunConfig, Hardware]:
+def _require_enough_sequences(config: RunConfig, processes: Processes) -> None:
+    if config.training.sequences_per_update < processes.world_size:
+        raise UserError(
+            f"batch_size {config.training.batch_size} x grad_accum_steps {config.training.grad_accum_steps} leaves "
+            f"some of {processes.world_size} processes without a sequence: raise --batch_size or lower --world_size"
+        )
+
+
+def _begin(
+    config: RunConfig, data: Dataset, directory: RunDirectory, processes: Processes, display: Display
+) -> tuple[RunConfig, Hardware]:
     """Check what is there against what is asked, decide every `auto`, and write it all down."""
-    if directory.exists():
-        facts = directory.facts()
-        _require_same_identity(config, data, directory, facts)
-        config = _with_choices_of(facts, config, display)
-    hardware = choose_hardware(config.run)
+    before = directory.facts() if directory.exists() else {}
+    if before:
+        _require_same_identity(config, data, directory, before)
+        config = _with_choices_of(before, config, processes)
+    hardware = choose_hardware(config.run, processes)
+    chosen = {**dataclasses.asdict(hardware), "world_size": processes.world_size, "torch": torch.__version__}
+    if before:
+        _tell_changes(before, chosen, display)
+    if processes.is_main:
+        _write_down(config, data, directory, chosen)
+    return config, hardware
+
+
+def _write_down(config: RunConfig, data: Dataset, directory: RunDirectory, chosen: dict[str, Any]) -> None:
     facts = {
         "data_fingerprint": data.fingerprint,
         "tokenizer_fingerprint": data.tokenizer.fingerprint,
         "loss_floor": data.floor,
         "unigram_entropy": unigram_entropy(data.prepared.train.ids, data.tokenizer.vocab_size),
-        **dataclasses.asdict(hardware),
-        "torch": torch.__version__,
+        **chosen,
     }
     data.tokenizer.save(directory.path)
     directory.write_config(config, facts)
-    return config, hardware
 
 
 def _require_same_identity(config: RunConfig, data: Dataset, directory: RunDirectory, facts: dict[str, Any]) -> None:
@@ -141,33 +165,38 @@ def _require_same_identity(config: RunConfig, data: Dataset, directory: RunDirec
         )
 
 
-def _with_choices_of(facts: dict[str, Any], config: RunConfig, display: Display) -> RunConfig:
+def _with_choices_of(facts: dict[str, Any], config: RunConfig, processes: Processes) -> RunConfig:
     """What `auto` chose when the run began is chosen again, since another choice would round differently."""
-    chosen = {"device": "auto", "precision": "auto", "threads": 0}
-    again = {name: facts[name] for name, auto in chosen.items() if getattr(config.run, name) == auto and name in facts}
-    config = replace(config, **again)
-    now = {"device": config.run.device, "precision": config.run.precision, "threads": config.run.threads}
-    for name, value in {**now, "torch": torch.__version__}.items():
-        if facts.get(name) != value:
-            display.say(f"note: {name} was {facts.get(name)}, is {value} now: from here on not the same bit for bit")
-    return config
+    autos = {"device": "auto", "precision": "auto", "threads": 0}
+    if facts.get("world_size", 1) != processes.world_size:
+        del autos["threads"]  # the cores are shared by more processes now, or by fewer
+    again = {name: facts[name] for name, auto in autos.items() if getattr(config.run, name) == auto and name in facts}
+    return replace(config, **again)
 
 
-def _resume(directory: RunDirectory, model: Llama, optimizer: AdamW, display: Display) -> State:
+def _tell_changes(before: dict[str, Any], chosen: dict[str, Any], display: Display) -> None:
+    before = {"world_size": 1, **before}
+    for name, value in chosen.items():
+        if before.get(name) != value:
+            display.say(f"note: {name} was {before.get(name)}, is {value} now: from here on not the same bit for bit")
+
+
+def _resume(run: Run) -> None:
     """Load the newest good checkpoint, and cut the logs back to it. Without one, begin anew."""
-    found = directory.newest_good()
+    found = run.directory.newest_good()
     if found is None:
-        directory.metrics.truncate(0)
-        directory.samples.truncate(0)
-        return State()
+        if run.processes.is_main:
+            run.directory.truncate_logs(0, 0)
+        return
     checkpoint, complaints = found
     for complaint in complaints:
-        display.say(f"note: {complaint}; going on from {checkpoint.path.name} instead")
-    load_verified(checkpoint, model, optimizer)
+        run.display.say(f"note: {complaint}; going on from {checkpoint.path.name} instead")
+    load_verified(checkpoint, run.model, run.optimizer)
     manifest = checkpoint.manifest
-    directory.metrics.truncate(manifest["metrics_offset"])
-    directory.samples.truncate(manifest["samples_offset"])
-    # The run may have been killed after it saved this checkpoint and before it deleted older ones.
-    directory.prune(manifest["step"], manifest["best_step"], spare_newer=True)
     best = manifest["best_val_loss"]
-    return State(manifest["step"], manifest["tokens"], math.inf if best is None else best, manifest["best_step"])
+    run.state = State(manifest["step"], manifest["tokens"], math.inf if best is None else best, manifest["best_step"])
+    run.scaling = run.hardware.scaling(manifest.get("scaler"))
+    if run.processes.is_main:
+        run.directory.truncate_logs(manifest["metrics_offset"], manifest["samples_offset"])
+        # The run may have been killed after it saved this checkpoint and before it deleted older ones.
+        run.directory.prune(run.state.step, run.state.best_step, run.config.run.keep_last, spare_newer=True)

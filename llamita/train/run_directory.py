@@ -80,13 +80,19 @@ class RunDirectory:
         best = self.checkpoint(newest[0].manifest.get("best_step", -1))
         return verify(best) if best.exists() and best != newest[0].path else newest[0]
 
-    def prune(self, newest: int, best: int, *, spare_newer: bool = False) -> None:
-        """Delete the checkpoints that are no longer needed: all but `newest`, the one before it, and the `best`.
+    def truncate_logs(self, metrics: int, samples: int) -> None:
+        """Cut the logs back to these lengths, in bytes."""
+        self.metrics.truncate(metrics)
+        self.samples.truncate(samples)
 
+    def prune(self, newest: int, best: int, keep_last: int = 2, *, spare_newer: bool = False) -> None:
+        """Delete the checkpoints that are no longer needed: all but the `best`, and `keep_last` up to `newest`.
+
+        With a `keep_last` of 0, all of them are needed.
         Those newer than `newest` are damaged; they go when a good one is saved, `spare_newer` lets them wait for it.
         """
         steps = self.steps()
-        keep = {best, newest, *[step for step in steps if step < newest][-1:]}
+        keep = {best, *[step for step in steps if step <= newest][-keep_last:]}
         for step in steps:
             if step not in keep and not (spare_newer and step > newest):
                 # Renamed first, so that a kill meanwhile leaves no half checkpoint under a good name.

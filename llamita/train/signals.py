@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from llamita.parallel import Processes
+
 
 class StopRequest:
     """Whether Ctrl-C or a termination signal has come."""
@@ -15,6 +17,10 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def agree(self, processes: Processes) -> None:
+        """Make it known to all processes, which stop at the same step, when one of them was asked."""
+        self.signal = int(processes.max(self.signal or 0)) or None
 
     def obey(self) -> None:
         """Raise what the signal would have raised, now that everything is saved."""

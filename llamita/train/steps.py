@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llamita.config import GenerationConfig
+from llamita.config import GenerationConfig, Interval
 from llamita.corpus.stories import acceptance
 from llamita.data import Batch
 from llamita.errors import UserError
@@ -18,12 +18,21 @@ from llamita.train.checkpoint import save_checkpoint
 from llamita.train.run import Run
 
 SAMPLE_TOKENS = 256
+SMALLEST_SCALE = 2**-14  # of the loss in fp16: below it, what is small is lost altogether
 
 
 def next_batch(run: Run, step: int) -> Batch:
     """This process's rows of the batch of update number `step`: a function of (seed, step), not of what came before."""
     indices = run.order.indices(step)
     return run.data.train.batch(indices[run.processes.share(len(indices))])
+
+
+def is_due(run: Run, interval: Interval) -> bool:
+    """Whether what is done in this interval is done after the present step. It is always done after the last one."""
+    step = run.state.step
+    if interval == "epoch":
+        return run.order.ends_epoch(step) or step == run.config.training.max_steps
+    return interval > 0 and (step % interval == 0 or step == run.config.training.max_steps)
 
 
 def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) -> Tensor:
@@ -33,8 +42,9 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
     mean of means would weigh the targets of short sequences more.
     """
     total = run.processes.sum(batch.num_targets)
-    scale = run.processes.world_size / total  # DDP averages gradients over processes, but they are to be summed
-    size = run.config.run.micro_batch_size or run.config.training.batch_size
+    # DDP averages gradients over processes, but they are to be summed.
+    scale = run.processes.world_size / total * run.scaling.scale
+    size = run.config.run.micro_batch_size or math.ceil(run.config.training.batch_size / run.processes.world_size)
     starts = range(0, len(batch.ids), size)
     loss = torch.zeros((), device=run.hardware.device)
     for start in starts:
@@ -49,17 +59,21 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
 
 
 def evaluate(run: Run) -> Evaluation:
-    """Score the validation set: at every evaluation the same windows."""
+    """Score the validation set: at every evaluation the same windows, of which each process takes its share."""
     indices = spread(len(run.data.validation), run.config.run.eval_sequences)
-    lengths = run.data.tokenizer.byte_lengths
-    result = evaluate_loss(run.model, run.data.validation, lengths, indices, run.hardware.autocast)
+    own = indices[run.processes.share(len(indices))]
+    part = evaluate_loss(run.model, run.data.validation, run.data.tokenizer.byte_lengths, own, run.hardware.autocast)
+    nats, targets, size = (run.processes.sum(value) for value in (part.nats, part.targets, part.bytes))
+    result = Evaluation(nats, int(targets), int(size))
     if run.state.step > 0 and result.loss < run.state.best_val_loss:  # of step 0 there is no checkpoint
         run.state.best_val_loss, run.state.best_step = result.loss, run.state.step
     return result
 
 
 def draw_samples(run: Run) -> None:
-    """Let the model write, print one text and log all of them."""
+    """Let the model write, print one text and log all of them. One process does, the others wait at the next step."""
+    if not run.processes.is_main:
+        return
     seed = key(run.config.training.seed, "samples", run.state.step)
     config = GenerationConfig(max_new_tokens=SAMPLE_TOKENS, seed=seed)
     run.model.eval()
@@ -77,7 +91,9 @@ def _printable(text: str) -> str:
 
 
 def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | None) -> None:
-    """Write one line of metrics.jsonl."""
+    """Write one line of metrics.jsonl, the same whichever process would do it."""
+    if not run.processes.is_main:
+        return
     row: dict[str, Any] = {
         "step": run.state.step,
         **dict.fromkeys(("train_loss", "lr", "grad_norm", "tokens_per_second")),  # step 0 has none of them
@@ -100,10 +116,15 @@ def announce_evaluation(run: Run, scored: Evaluation) -> None:
     )
 
 
-def require_finite(run: Run, loss: float, norm: float) -> None:
-    """Raise `UserError` where the loss or its gradient is no number any more, before that is saved."""
-    if not math.isfinite(loss + norm):
+def require_finite(run: Run, loss: float, norm: float | None) -> None:
+    """Raise `UserError` where the loss or its gradient is no number any more, before that is saved.
+
+    No `norm` stands for gradients that overflowed: in fp16 that happens, unless no scale is small enough.
+    """
+    if not math.isfinite(loss + (norm or 0.0)):
         raise _diverged(run, f"the loss is {loss} and the norm of its gradient {norm}")
+    if run.scaling.scale < SMALLEST_SCALE:
+        raise _diverged(run, f"gradients overflow fp16 even where the loss is scaled by {run.scaling.scale}")
 
 
 def _diverged(run: Run, what: str) -> UserError:
@@ -115,6 +136,12 @@ def _diverged(run: Run, what: str) -> UserError:
 
 def save(run: Run) -> None:
     """Write a checkpoint of the present step, and delete those that are no longer needed."""
+    if run.processes.is_main:
+        _write_checkpoint(run)
+    run.processes.wait()  # nobody leaves while it is being written
+
+
+def _write_checkpoint(run: Run) -> None:
     state = run.state
     if not all(parameter.isfinite().all() for parameter in run.model.parameters()):
         raise _diverged(run, "there are weights that are no finite numbers")
@@ -126,8 +153,9 @@ def save(run: Run) -> None:
         tokens=state.tokens,
         best_val_loss=None if math.isinf(state.best_val_loss) else state.best_val_loss,
         best_step=state.best_step,
+        scaler=run.scaling.state(),
         metrics_offset=run.directory.metrics.offset(),
         samples_offset=run.directory.samples.offset(),
         tokenizer_fingerprint=run.data.tokenizer.fingerprint,
     )
-    run.directory.prune(state.step, state.best_step)
+    run.directory.prune(state.step, state.best_step, run.config.run.keep_last)

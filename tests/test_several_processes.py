@@ -1,0 +1,217 @@
+"""`--world_size 2` and torchrun: real processes, which learn what one learns, and begin and end together."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import cache as cache
+from runs import command, disturb, ended, last_checkpoint, outcome, refusal, rows, start, text, train_words, tree
+
+fixtures = (text,)
+SLOW = pytest.mark.slow
+TWO = {"world_size": 2, "max_steps": 24, "save_every": 8, "eval_every": 8, "dropout": 0.1, "windows": "document"}
+
+STOPS = [pytest.param(signal.SIGINT, 130, id="Ctrl-C"), pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=SLOW)]
+
+
+def children(pid: int | None) -> list[int]:
+    """The processes that a process started and that are still there."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name_end = (content := status.read_text()).rindex(")")
+            state, parent = content[name_end + 2 :].split()[:2]
+        except (OSError, ValueError):
+            continue
+        if int(parent) == pid and state != "Z":
+            found.append(int(status.parent.name))
+    return sorted(found)
+
+
+def gone(pids: list[int], seconds: float = 20) -> bool:
+    """Whether these processes end soon."""
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def lines(run: Path) -> int:
+    log = run / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+@pytest.mark.parametrize("options", [{"windows": "stream"}, {"windows": "document", "batch_size": 5}], ids=str)
+def test_two_processes_learn_in_fifty_steps_what_one_learns(text, tmp_path, options):
+    options = {"max_steps": 50, "eval_every": 25, "save_every": 50, "learning_rate": 3e-3, **options}
+    assert ended(start(train_words(text, tmp_path / "one", **options), tmp_path)) == 0
+    assert ended(start(train_words(text, tmp_path / "two", world_size=2, **options), tmp_path)) == 0
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert [row["step"] for row in two] == list(range(51))
+    for expected, found in zip(one, two, strict=True):
+        assert expected.keys() == found.keys()
+        for name in ("train_loss", "val_loss", "bits_per_byte", "lr", "tokens"):
+            wanted = expected[name] and pytest.approx(expected[name], rel=1e-5)
+            assert found[name] == wanted, (found["step"], name)
+
+
+def test_two_processes_say_and_log_everything_once(text, tmp_path):
+    assert ended(start(train_words(text, tmp_path / "run", **TWO, sample_every=8), tmp_path)) == 0
+    said = (tmp_path / "out").read_text()
+    assert "2 processes, each cpu" in said
+    assert all(said.count(f"step {step}: validation loss") == 1 for step in (0, 8, 16, 24))
+    assert said.count("training 24/24") == said.count("Try next:") == 1
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(25))
+    assert (tmp_path / "run" / "samples.jsonl").read_text().count("\n") == 4
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_killed_again_and_again_a_run_in_two_processes_ends_bit_for_bit_the_same_and_leaves_no_orphan(text, tmp_path):
+    assert ended(start(train_words(text, tmp_path / "undisturbed", **TWO), tmp_path)) == 0
+    expected = outcome(tmp_path / "undisturbed")
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", **TWO)
+    for happened in (lambda: lines(run) >= 3, lambda: any(run.glob(".step_*")) or lines(run) >= 13):
+        process = start(words, tmp_path)
+        started: list[int] = []
+
+        def moment(started=started, happened=happened, process=process) -> bool:
+            started[:] = children(process.pid) or started
+            return happened()
+
+        assert disturb(process, signal.SIGKILL, moment) == -signal.SIGKILL
+        assert len(started) == 2
+        assert gone(started)
+    assert ended(start(words, tmp_path)) == 0
+    assert outcome(run) == expected
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_a_stopped_run_saves_at_the_same_step_in_all_processes_and_goes_on(text, tmp_path, number, code):
+    options = {**TWO, "max_steps": 150, "save_every": 50, "eval_every": 50, "log_every": 5}
+    assert ended(start(train_words(text, tmp_path / "undisturbed", **options), tmp_path)) == 0
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", **options)
+    assert disturb(start(words, tmp_path), number, lambda: lines(run) >= 5) == code
+    (step,) = re.findall(r"stopped at step (\d+), and saved", (tmp_path / "out").read_text())
+    assert (run / f"step_{int(step):08d}" / "manifest.json").exists()
+    assert (tmp_path / "err").read_text() == ""
+    assert ended(start(words, tmp_path)) == 0
+    assert rows(run) == rows(tmp_path / "undisturbed")
+    assert last_checkpoint(run) == last_checkpoint(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_where_one_process_is_killed_the_other_ends_too_and_one_line_says_so(text, tmp_path, which):
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", **{**TWO, "max_steps": 100_000})
+    process = start(words, tmp_path)
+    deadline = time.monotonic() + 60
+    while lines(run) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started = children(process.pid)
+    os.kill(started[which], signal.SIGKILL)
+    assert ended(process) == 2
+    error = (tmp_path / "err").read_text()
+    assert re.fullmatch(r"llamita: process \d of 2 was killed \(SIGKILL\).*\n", error), error
+    assert gone(started)
+
+
+def test_a_mistake_that_shows_in_the_processes_is_one_line(text, tmp_path, capfd):
+    run = tmp_path / "run"
+    assert command(*train_words(text, run)) == 0
+    before = tree(run)
+    message = refusal_of(capfd, *train_words(text, run, world_size=2, seed=5))
+    assert "seed 0 -> 5" in message
+    assert tree(run) == before
+
+
+def refusal_of(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """As `runs.refusal`, of what processes of their own print, too."""
+    capfd.readouterr()
+    assert command(*words) == 2
+    error = capfd.readouterr().err
+    assert re.fullmatch(r"llamita: [^\n]*\n", error), error
+    return error
+
+
+def test_a_diverged_run_in_two_processes_is_one_line(text, tmp_path, capfd):
+    words = train_words(text, tmp_path / "run", world_size=2, learning_rate=1e30, grad_clip=0)
+    assert "training has diverged" in refusal_of(capfd, *words)
+
+
+def test_a_batch_smaller_than_the_processes_is_one_line(text, tmp_path, capfd):
+    message = refusal_of(capfd, *train_words(text, tmp_path / "run", world_size=2, batch_size=1))
+    assert "raise --batch_size or lower --world_size" in message
+
+
+def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(text, tmp_path):
+    run = tmp_path / "run"
+    assert ended(start(train_words(text, run, **TWO), tmp_path)) == 0
+    longer = {**TWO, "max_steps": 30, "extend": True, "world_size": 1}
+    assert ended(start(train_words(text, run, **longer), tmp_path)) == 0
+    assert "note: world_size was 2, is 1 now: from here on not the same bit for bit" in (tmp_path / "out").read_text()
+    assert [row["step"] for row in rows(run)] == list(range(31))
+
+
+def break_in_one(module: str, rank: str) -> str:
+    """A sitecustomize that plants a defect in one process."""
+    return (
+        "import os, sys\n"
+        f"if os.environ.get('RANK') == '{rank}' and 'llamita' in ' '.join(sys.orig_argv):\n"
+        "    import llamita.train.steps as steps\n"
+        "    def broken(*a, **k):\n"
+        "        raise ZeroDivisionError('planted')\n"
+        f"    import llamita.train.loop as loop\n    loop.{module} = broken\n"
+    )
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_defect_in_one_process_ends_all_with_its_traceback(text, tmp_path, rank):
+    (tmp_path / "plant").mkdir()
+    (tmp_path / "plant" / "sitecustomize.py").write_text(break_in_one("next_batch", rank))
+    paths = os.pathsep.join([str(tmp_path / "plant"), *sys.path])
+    words = [sys.executable, "-m", "llamita", *train_words(text, tmp_path / "run", **TWO)]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"RuntimeError: process {rank} of 2 failed" in done.stderr
+    assert "ZeroDivisionError: planted" in done.stderr
+    assert "Connection" not in done.stderr
+
+
+def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "llamita"]
+    return subprocess.run([*line, *words], capture_output=True, text=True, timeout=300)
+
+
+def test_torchrun_does_what_world_size_does_bit_for_bit(text, tmp_path):
+    assert ended(start(train_words(text, tmp_path / "own", **TWO), tmp_path)) == 0
+    done = torchrun(*train_words(text, tmp_path / "torchrun", **{**TWO, "world_size": 0}))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training 24/24") == done.stdout.count("Try next:") == 1
+    assert outcome(tmp_path / "torchrun") == outcome(tmp_path / "own")
+
+
+def test_under_torchrun_a_mistake_is_told_once(text, tmp_path):
+    assert command(*train_words(text, tmp_path / "run")) == 0
+    done = torchrun(*train_words(text, tmp_path / "run", seed=5))
+    assert done.returncode != 0
+    assert done.stderr.count("llamita: ") == 1
+    assert "ConnectionError" not in done.stderr
+
+
+def test_another_world_size_than_torchruns_is_one_line(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    message = refusal(capsys, *train_words(text, tmp_path / "run", world_size=2))
+    assert "--world_size is 2, but 4 processes were started: leave it out" in message
+
+
+def test_the_store_of_config_knows_how_many_processes_there_were(text, tmp_path):
+    assert ended(start(train_words(text, tmp_path / "run", **TWO), tmp_path)) == 0
+    assert "world_size = 2" in (tmp_path / "run" / "config.toml").read_text()
+    manifest = json.loads(next((tmp_path / "run").glob("step_*/manifest.json")).read_text())
+    assert manifest["scaler"] is None
