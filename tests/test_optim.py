@@ -7,8 +7,17 @@ import math
 import pytest
 import torch
 
+from llamita.config import OptimizerConfig
 from llamita.model import Llama, ModelConfig
-from llamita.optim import AdamW, clip_grad_norm_, cosine_schedule, decay_groups
+from llamita.optim import (
+    AdamW,
+    clip_grad_norm_,
+    constant_schedule,
+    cosine_schedule,
+    decay_groups,
+    linear_schedule,
+    make_schedule,
+)
 
 SHAPES = [(7, 5), (5,), (3, 11), (1,)]
 
@@ -263,3 +272,50 @@ def test_a_warmup_longer_than_the_run_is_a_line_that_never_divides_by_zero():
     rates = [cosine_schedule(step, 1.0, 0.0, 8, 5) for step in range(5)]
     assert rates == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8])
     assert [cosine_schedule(5, 1.0, 0.0, 5, 5), cosine_schedule(9, 1.0, 0.2, 5, 5)] == [0.0, 0.2]
+
+
+# The other schedules
+
+
+@pytest.mark.parametrize(("peak", "end", "warmup", "steps"), SCHEDULES)
+def test_the_linear_schedule_is_a_line_up_and_a_line_down(peak, end, warmup, steps):
+    rates = [linear_schedule(step, peak, end, warmup, steps) for step in range(steps + 3)]
+    up = [peak * (step + 1) / warmup for step in range(warmup)]
+    down = [peak + (end - peak) * (step - warmup) / (steps - warmup) for step in range(warmup, steps)]
+    assert rates == pytest.approx([*up, *down, end, end, end])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_the_constant_schedule_stays_at_the_peak_and_comes_down_at_the_end(share):
+    rates = [constant_schedule(step, 2e-3, 1e-4, 20, 200, share) for step in range(203)]
+    decay = int(200 * share)
+    assert rates[:20] == pytest.approx([2e-3 * (step + 1) / 20 for step in range(20)])
+    assert set(rates[20 : 200 - decay + 1]) == {2e-3}
+    assert rates[200 - decay : 201] == pytest.approx(
+        torch.linspace(2e-3, 1e-4, decay + 1, dtype=torch.float64).tolist()
+    )
+    assert rates[200:] == [1e-4] * 3
+
+
+def test_a_constant_schedule_without_decay_stays_and_one_with_all_of_it_is_the_linear_one():
+    assert {constant_schedule(step, 0.5, 0.1, 0, 10, 0.0) for step in range(15)} == {0.5}
+    for step in range(30):
+        assert constant_schedule(step, 0.5, 0.1, 7, 20, 1.0) == linear_schedule(step, 0.5, 0.1, 7, 20)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_a_warmup_longer_than_the_run_is_a_line_in_every_schedule(schedule):
+    rate = make_schedule(OptimizerConfig(learning_rate=1.0, warmup_steps=8, schedule=schedule), 5)
+    assert [rate(step) for step in range(5)] == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8])
+    assert rate(9) == 0.0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_schedule_that_is_configured_is_made(schedule):
+    options = OptimizerConfig(
+        learning_rate=1.0, min_learning_rate=0.2, warmup_steps=4, schedule=schedule, decay_share=0.5
+    )
+    rate = make_schedule(options, 40)
+    shape = {"cosine": cosine_schedule, "linear": linear_schedule}.get(schedule)
+    expected = shape or (lambda *ends: constant_schedule(*ends, decay_share=0.5))
+    assert [rate(step) for step in range(42)] == [expected(step, 1.0, 0.2, 4, 40) for step in range(42)]
