@@ -321,6 +321,23 @@ def test_kept_are_the_newest_the_one_before_and_the_best_and_newer_ones_until_a_
     assert not list(tmp_path.glob(".*"))
 
 
+KEPT = [(0, [2, 4, 6, 8, 10]), (1, [4, 10]), (2, [4, 8, 10]), (9, [2, 4, 6, 8, 10])]
+
+
+@pytest.mark.parametrize(("keep_last", "kept"), KEPT)
+def test_as_many_of_the_newest_are_kept_as_wanted_and_the_best(tmp_path, keep_last, kept):
+    directory = RunDirectory(tmp_path)
+    for step in (2, 4, 6, 8, 10):
+        directory.checkpoint(step).mkdir()
+    directory.prune(10, 4, keep_last)
+    assert directory.steps() == kept
+
+
+def test_keep_last_0_keeps_every_checkpoint_of_a_run(text, tmp_path):
+    assert command(*train_words(text, tmp_path / "run", save_every=3, keep_last=0)) == 0
+    assert {3, 6, 9, 12} <= set(RunDirectory(tmp_path / "run").steps())
+
+
 def hashed(monkeypatch) -> list[str]:
     """The files of checkpoints that are hashed from now on, step by step."""
     seen: list[str] = []

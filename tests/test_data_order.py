@@ -98,6 +98,15 @@ def test_steps_covers_the_epochs():
     assert BatchOrder(10, 4, 0).steps(0.5) == 2
 
 
+@pytest.mark.parametrize(("windows", "batch_size"), [(10, 4), (12, 4), (3, 8), (7, 1)])
+def test_an_epoch_ends_with_the_update_in_which_its_last_window_is_seen(windows, batch_size):
+    order = BatchOrder(windows, batch_size, 0)
+    for step in range(1, 40):
+        seen = range((step - 1) * batch_size, step * batch_size)
+        assert order.ends_epoch(step) == any(g % windows == windows - 1 for g in seen)
+    assert order.ends_epoch(order.steps(1))
+
+
 def test_impossible_orders_are_refused():
     for num_windows, batch_size in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="at least 1"):

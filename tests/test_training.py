@@ -7,7 +7,20 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from runs import TINY, cache, command, flags, last_checkpoint, refusal, rows, text, tiny_config, train_words, tree
+from runs import (
+    TINY,
+    cache,
+    command,
+    flags,
+    last_checkpoint,
+    refusal,
+    rows,
+    text,
+    tiny_config,
+    train_words,
+    tree,
+    write_text,
+)
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
@@ -18,6 +31,7 @@ from llamita.data import BatchOrder, open_dataset
 from llamita.model import Llama, ModelConfig
 from llamita.parallel import Processes
 from llamita.train import Display, train
+from llamita.train.hints import overfits
 from llamita.train.run import open_run
 from llamita.train.steps import accumulate_gradients, next_batch
 
@@ -250,3 +264,52 @@ def test_train_can_be_called_from_python_and_returns_the_directory(text, tmp_pat
     assert train(config, Display(quiet=True)) == tmp_path / "a"
     assert command(*train_words(text, tmp_path / "b")) == 0
     assert last_checkpoint(tmp_path / "a") == last_checkpoint(tmp_path / "b")
+
+
+def test_intervals_may_be_epochs(text, tmp_path, capsys):
+    options = {"max_steps": 0, "epochs": 3, "keep_last": 0, "log_every": "epoch", "sample_every": "epoch"}
+    assert command(*train_words(text, tmp_path / "run", save_every="epoch", eval_every="epoch", **options)) == 0
+    windows = len(open_dataset(tiny_config(text)).train)
+    ends = [math.ceil(epoch * windows / 4) for epoch in (1, 2, 3)]
+    assert llamita.train.RunDirectory(tmp_path / "run").steps() == ends
+    assert [row["step"] for row in rows(tmp_path / "run") if row["val_loss"]] == [0, *ends]
+    samples = llamita.train.RunDirectory(tmp_path / "run").samples.rows()
+    assert [row["step"] for row in samples] == [0, *ends]
+
+
+def test_a_word_that_is_no_interval_is_one_line(text, tmp_path, capsys):
+    assert "save" in refusal(capsys, *train_words(text, tmp_path / "run", save_every="week"))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_a_run_follows_its_schedule(text, tmp_path, schedule):
+    options = {"schedule": schedule, "decay_share": 0.5}
+    assert command(*train_words(text, tmp_path / "run", **options)) == 0
+    found = [row["lr"] for row in rows(tmp_path / "run")[1:]]
+    assert found[:2] == pytest.approx([5e-3, 1e-2])
+    middle = [1e-2] * 4 if schedule == "constant" else [1e-2 * (12 - step) / 10 for step in range(2, 6)]
+    assert found[2:6] == pytest.approx(middle)
+    assert found[-1] == pytest.approx(1e-2 / (6 if schedule == "constant" else 10))
+
+
+def test_overfitting_is_hinted_at_once_with_the_flags_that_help(text, tmp_path, capsys):
+    options = {"max_steps": 300, "eval_every": 10, "hidden_size": 64, "save_every": 300, "learning_rate": 2e-2}
+    few = write_text(tmp_path / "few.txt", documents=12)
+    assert command(*train_words(few, tmp_path / "run", log_every=10, **options)) == 0
+    said = capsys.readouterr().out
+    assert said.count("hint: ") == 1
+    assert all(flag in said for flag in ("--dropout", "--epochs", "--weight_decay", "--hidden_size"))
+
+
+@pytest.mark.parametrize(
+    ("scored", "is_so"),
+    [
+        ([(3.0, 2.0), (2.0, 2.1), (1.0, 2.2)], True),
+        ([(3.0, 2.0), (2.0, 2.1)], False),
+        ([(3.0, 2.0), (2.0, 2.1), (2.5, 2.2)], False),
+        ([(3.0, 2.0), (2.0, 1.9), (1.0, 2.2)], False),
+        ([(1.0, 2.0), (2.0, 2.1), (3.0, 2.2)], False),
+    ],
+)
+def test_overfitting_is_validation_up_and_training_down_all_along(scored, is_so):
+    assert overfits(scored) == is_so

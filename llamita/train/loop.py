@@ -9,6 +9,7 @@ from llamita.errors import UserError
 from llamita.optim import clip_grad_norm_, make_schedule
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.train.display import Display
+from llamita.train.hints import OverfittingHint
 from llamita.train.plan import announce
 from llamita.train.run import Run, open_run
 from llamita.train.signals import stop_request
@@ -62,7 +63,7 @@ def _train(run: Run) -> None:
     learning_rate = make_schedule(run.config.optimizer, max_steps)
     max_norm = run.config.optimizer.grad_clip or math.inf
     model = run.processes.wrap(run.model)
-    clock = _Clock(state.tokens)
+    clock, overfitting = _Clock(state.tokens), OverfittingHint()
 
     if state.step == 0:
         log_metrics(run, {}, scored := evaluate(run))
@@ -94,6 +95,7 @@ def _train(run: Run) -> None:
                 clock.stop()
                 continue
 
+            overfitting.trained(loss.item())
             norm_found = norm.item() if updated else None
             require_finite(run, loss.item(), norm_found)
             clock.stop()
@@ -106,6 +108,8 @@ def _train(run: Run) -> None:
             display.progress("training", state.step, max_steps, status)
             if scored:
                 announce_evaluation(run, scored)
+                if hint := overfitting.evaluated(state.step, scored.loss):
+                    display.say(hint)
             if sampling:
                 draw_samples(run)
             if saving or stop or state.step == max_steps or (scored and state.best_step == state.step):
