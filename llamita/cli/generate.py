@@ -1,5 +1,6 @@
 """`llamita generate`."""
 
+import select
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,20 +12,22 @@ from llamita.errors import UserError
 if TYPE_CHECKING:
     from llamita.tokenizer import Tokenizer
 
+PATIENCE = 5.0  # seconds for a pipe's first byte: one that nobody writes to and nobody closes must not hang forever
+
 
 def generate(
-    prompt: str = "",
+    prompt: str | None = None,
     *,
     checkpoint: Path | None = None,
     generation: Annotated[GenerationConfig, FLAT] = GenerationConfig(),  # noqa: B008  (frozen)
     device: str = "auto",
 ) -> None:
-    """Continue a prompt, token by token, up to the end of the document. Without a prompt, begin a new document.
+    """Continue a prompt, token by token, up to the end of the document. An empty prompt begins a new document.
 
     Parameters
     ----------
     prompt: str
-        The beginning of the text.
+        The beginning of the text; where none is given, a terminal is asked for it, and a pipe is read.
     checkpoint: Path
         A run (its best checkpoint), RUN/latest or RUN/step_00000500; default: the newest run in runs/.
     device: str
@@ -36,14 +39,17 @@ def generate(
 
     model, tokenizer, config = load_run(checkpoint)
     model = choose_hardware(ExecutionConfig(device=device, precision="fp32")).apply(model)
-    _check_prompt(prompt, prompt_ids(tokenizer, prompt), tokenizer, config.model.max_seq_len)
+    prompt = _read_prompt() if prompt is None else prompt
+    check_prompt(prompt, prompt_ids(tokenizer, prompt), tokenizer, config.model.max_seq_len)
     print(prompt, end="", flush=True)
-    for piece in stream(model, tokenizer, prompt, generation):
-        print(piece, end="", flush=True)
-    print()
+    try:
+        for piece in stream(model, tokenizer, prompt, generation):
+            print(piece, end="", flush=True)
+    finally:
+        print()  # after Ctrl-C, too
 
 
-def _check_prompt(prompt: str, ids: list[int], tokenizer: "Tokenizer", context: int) -> None:
+def check_prompt(prompt: str, ids: list[int], tokenizer: "Tokenizer", context: int) -> None:
     """Tell what cannot be taken as it is: characters that were never seen, and a prompt longer than the context."""
     from llamita.tokenizer import CharTokenizer
 
@@ -58,3 +64,34 @@ def _check_prompt(prompt: str, ids: list[int], tokenizer: "Tokenizer", context: 
             f"note: the prompt has {len(ids):,} tokens, the context {context:,}: only the last {context:,} are read",
             file=sys.stderr,
         )
+
+
+def _read_prompt() -> str:
+    """What a person types at a terminal, or what comes through a pipe; empty where nothing comes."""
+    if sys.stdin is None:  # closed by whoever called
+        return ""
+    return _ask() if sys.stdin.isatty() else _piped()
+
+
+def _ask() -> str:
+    """One line from the terminal. Ctrl-D leaves, as from a shell."""
+    print("prompt (empty: a new document): ", end="", file=sys.stderr, flush=True)  # stdout may go to a file
+    try:
+        return input()
+    except EOFError:
+        print(file=sys.stderr)
+        sys.exit(0)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        raise
+
+
+def _piped() -> str:
+    """All that comes, without the newline that `echo` ends it with."""
+    if not select.select([sys.stdin], [], [], PATIENCE)[0]:
+        print("note: nothing came through the pipe: beginning a new document", file=sys.stderr)
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"what came through the pipe is not UTF-8 text, at byte {error.start:,}: convert it") from None
