@@ -12,8 +12,16 @@ from torch.nn.functional import cross_entropy
 import llamita.data.dataset
 from llamita.config import ModelConfig
 from llamita.data import open_dataset
-from llamita.evaluate import Evaluation, evaluate_loss, spread, unigram_entropy
+from llamita.evaluate import (
+    Evaluation,
+    PositionLosses,
+    evaluate_loss,
+    evaluate_positions,
+    spread,
+    unigram_entropy,
+)
 from llamita.evaluate import loss as loss_module
+from llamita.evaluate import positions as positions_module
 from llamita.model import Llama
 
 fixtures = (cache, text)
@@ -153,3 +161,41 @@ def test_on_stories_no_model_is_further_below_the_floor_than_chance_allows(tmp_p
     losses = np.array([one.loss for one in scored])
     assert data.floor is not None
     assert losses.mean() >= data.floor - 4 * losses.std() / math.sqrt(len(losses))
+
+
+@kinds
+@pytest.mark.parametrize("at_once", [1, 100_000])
+def test_losses_by_position_are_the_sums_over_all_windows_one_by_one(text, monkeypatch, kind, at_once):
+    monkeypatch.setattr(positions_module, "LOGITS_AT_ONCE", at_once)
+    data, model = opened(text, **kind)
+    found = evaluate_positions(model, data.validation, data.tokenizer.byte_lengths)
+    nats, targets = np.zeros(model.config.max_seq_len), np.zeros(model.config.max_seq_len, dtype=np.int64)
+    for index in range(len(data.validation)):
+        batch = data.validation.batch(np.array([index]))
+        losses = cross_entropy(model.eval()(batch.ids)[0].double(), batch.targets[0], reduction="none")
+        nats[: len(losses)] += losses.detach().numpy()
+        targets[: len(losses)] += (batch.targets[0] != -100).numpy()
+    assert found.targets.tolist() == targets.tolist()
+    assert found.nats == pytest.approx(nats, rel=1e-5, abs=1e-5)
+    whole = evaluate_loss(model, data.validation, data.tokenizer.byte_lengths)
+    assert found.total.nats == pytest.approx(whole.nats, rel=1e-6)
+    assert (found.total.targets, found.total.bytes) == (whole.targets, whole.bytes)
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 7, 8, 100])
+def test_positions_in_groups_that_double_are_weighed_by_their_targets(context):
+    rng = np.random.default_rng(context)
+    nats, targets = rng.random(context), rng.integers(0, 3, context)
+    groups = PositionLosses(nats * targets, targets, 0).by_doubling()
+    for first, last, loss in groups:
+        seen = slice(first - 1, last)
+        assert loss == pytest.approx((nats * targets)[seen].sum() / targets[seen].sum())
+    covered = {seen for first, last, _ in groups for seen in range(first, last + 1)}
+    assert {int(p) + 1 for p in np.flatnonzero(targets)} <= covered
+    assert all(last <= min(2 * first - 1, context) for first, last, _ in groups)
+
+
+def test_a_position_without_targets_has_no_loss():
+    means = PositionLosses(np.array([2.0, 0.0]), np.array([4, 0]), 0).means()
+    assert means[0] == 0.5
+    assert math.isnan(means[1])

@@ -34,7 +34,7 @@ def sit_at(terminal: str) -> None:
 
 
 def read_from(path: str) -> None:
-    sys.stdin = open(path, encoding="utf-8")
+    sys.stdin = open(path, encoding="utf-8")  # noqa: SIM115
 
 
 def read_from_silence(patience: float) -> None:

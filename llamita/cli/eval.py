@@ -1,46 +1,132 @@
 """`llamita eval`."""
 
+import json
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from llamita.config import DataConfig
+from llamita.cli.flags import FLAT
+from llamita.cli.generate import check_prompt
+from llamita.config import DataConfig, GenerationConfig, RunConfig
+from llamita.errors import UserError
+
+if TYPE_CHECKING:
+    from llamita.data import Dataset
+    from llamita.evaluate import PositionLosses
+    from llamita.model import Llama
+
+SHOWN = 300  # characters of a copied span
 
 
-def evaluate(*, checkpoint: Path | None = None, cache_dir: str = DataConfig.cache_dir, device: str = "auto") -> None:
+def evaluate(
+    *,
+    checkpoint: Path | None = None,
+    generate: list[str] | None = None,
+    sample_count: int = 8,
+    plot: bool = False,
+    generation: Annotated[GenerationConfig, FLAT] = GenerationConfig(),  # noqa: B008  (frozen)
+    cache_dir: str = DataConfig.cache_dir,
+    device: str = "auto",
+) -> None:
     """Score a model on the whole validation set of its run: loss, perplexity, bits per byte, distance to the floor.
 
     Parameters
     ----------
     checkpoint: Path
         A run (its best checkpoint), RUN/latest or RUN/step_00000500; default: the newest run in runs/.
+    generate: list[str]
+        Prompts to continue, too: one continuation of each is printed, and all are measured: how varied they are, how
+        repetitive, how much of them is copied from the training text.
+    sample_count: int
+        With --generate: how many continuations of each prompt.
+    plot: bool
+        Draw the course of the run, and the loss by position in the context, into RUN/plots/.
     cache_dir: str
         Where prepared tokens are kept, if not where the run's configuration says.
     device: str
         auto, cpu, cuda or mps.
     """
-    import time
+    from llamita.config import ExecutionConfig
+    from llamita.evaluate import evaluate_positions
+    from llamita.train import RunDirectory, choose_hardware, find_checkpoint, load_run
 
-    from llamita.config import ExecutionConfig, replace
-    from llamita.data import open_dataset
-    from llamita.errors import UserError
-    from llamita.evaluate import evaluate_loss
-    from llamita.train import Display, RunDirectory, choose_hardware, find_checkpoint, load_run
-
+    if sample_count < 1:
+        raise UserError(f"--sample_count is {sample_count}, but must be above 0")
     found = find_checkpoint(checkpoint)
     model, tokenizer, config = load_run(found)
+    for prompt in generate or ():
+        check_prompt(prompt, tokenizer, config.model.max_seq_len)
+    directory = RunDirectory(found.parent)
+    data = _open_data(config, cache_dir, directory.path, directory.facts()["data_fingerprint"])
+    hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"))
+    model = hardware.apply(model)
+    started = time.perf_counter()
+    losses = evaluate_positions(model, data.validation, tokenizer.byte_lengths)
+    speed = losses.total.targets / (time.perf_counter() - started)
+    print(f"checkpoint      {found}")
+    _print_losses(losses, data.floor)
+    print(f"speed           {speed:,.0f} tokens/s ({hardware.device}, {hardware.precision})")
+    if generate:
+        _write_and_measure(model, data, config, generate, sample_count, generation)
+    if plot:
+        from llamita.evaluate.plots import Pictured, write_plots
+
+        pictured = Pictured(directory.metrics.rows(), data.floor, losses)
+        for path in write_plots(directory.path / "plots", pictured, directory.path.name):
+            print(f"plot            {path}")
+
+
+def _open_data(config: RunConfig, cache_dir: str, run: Path, fingerprint: str) -> "Dataset":
+    """The data of the run, which must still be what it was trained on."""
+    from llamita.config import replace
+    from llamita.data import open_dataset
+    from llamita.train import Display
+
     display = Display()
     data = open_dataset(replace(config, cache_dir=cache_dir) if cache_dir else config, display.progress)
     display.close()
-    facts = RunDirectory(found.parent).facts()
-    if data.fingerprint != facts["data_fingerprint"]:
-        raise UserError(f"{found.parent}: the text of this run has changed since ({config.data.data[0]}); restore it")
-    hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"))
-    started = time.perf_counter()
-    scored = evaluate_loss(hardware.apply(model), data.validation, tokenizer.byte_lengths)
-    seconds = time.perf_counter() - started
-    print(f"checkpoint      {found}")
+    if data.fingerprint != fingerprint:
+        raise UserError(f"{run}: the text of this run has changed since ({config.data.data[0]}); restore it")
+    return data
+
+
+def _print_losses(losses: "PositionLosses", floor: float | None) -> None:
+    scored = losses.total
     print(f"loss            {scored.loss:.4f} nats/token, over {scored.targets:,} targets")
     print(f"perplexity      {scored.perplexity:.3f}")
     print(f"bits per byte   {scored.bits_per_byte:.4f}, over {scored.bytes:,} bytes")
-    if data.floor is not None:
-        print(f"loss floor      {data.floor:.4f}, the model is {scored.loss - data.floor:.4f} above it")
-    print(f"speed           {scored.targets / seconds:,.0f} tokens/s ({hardware.device}, {hardware.precision})")
+    if floor is not None:
+        print(f"loss floor      {floor:.4f}, the model is {scored.loss - floor:.4f} above it")
+    groups = losses.by_doubling()
+    spans = (f"{first}-{last}: {loss:.2f}" if first < last else f"{first}: {loss:.2f}" for first, last, loss in groups)
+    print(f"by tokens seen  {'  '.join(spans)}")
+
+
+def _write_and_measure(
+    model: "Llama", data: "Dataset", config: RunConfig, prompts: list[str], count: int, generation: GenerationConfig
+) -> None:
+    """Print a continuation of each prompt, and the measures over all of them (the prompts themselves left out)."""
+    from llamita.corpus.stories import accepts
+    from llamita.data.dataset import STORIES
+    from llamita.evaluate import measure_writing
+    from llamita.generate import generate_many, printable
+
+    written = {prompt: generate_many(model, data.tokenizer, [prompt] * count, generation) for prompt in prompts}
+    for prompt, texts in written.items():
+        print(f"\n{printable(prompt + texts[0])}")
+    train_ids = data.prepared.train.ids  # mapped, not read
+    measured = measure_writing([text for texts in written.values() for text in texts], data.tokenizer, train_ids)
+    one, two, three = measured.distinct
+    copied = _short(json.dumps(measured.copied_text, ensure_ascii=False), SHOWN)
+    print(f"\nwritten         {len(prompts) * count} continuations, {measured.words:,} words")
+    print(f"distinct        {one:.1%} of words, {two:.1%} of pairs, {three:.1%} of triples")
+    print(f"repetition      {measured.repetition:.1%} of sequences of four words, within a text")
+    print(f"copied          at most {measured.copied_tokens:,} tokens in a row of the training text: {copied}")
+    if config.data.data == (STORIES,):
+        accepted = {prompt: sum(accepts(prompt + text) for text in texts) for prompt, texts in written.items()}
+        verdicts = (f"{number} of {count} that begin {_short(repr(p), 40)}" for p, number in accepted.items())
+        print(f"grammar         accepts {', '.join(verdicts)}")
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} …"

@@ -34,13 +34,13 @@ def generate(
         auto, cpu, cuda or mps.
     """
     from llamita.config import ExecutionConfig
-    from llamita.generate import prompt_ids, stream
+    from llamita.generate import stream
     from llamita.train import choose_hardware, load_run
 
     model, tokenizer, config = load_run(checkpoint)
     model = choose_hardware(ExecutionConfig(device=device, precision="fp32")).apply(model)
     prompt = _read_prompt() if prompt is None else prompt
-    check_prompt(prompt, prompt_ids(tokenizer, prompt), tokenizer, config.model.max_seq_len)
+    check_prompt(prompt, tokenizer, config.model.max_seq_len)
     print(prompt, end="", flush=True)
     try:
         for piece in stream(model, tokenizer, prompt, generation):
@@ -49,8 +49,9 @@ def generate(
         print()  # after Ctrl-C, too
 
 
-def check_prompt(prompt: str, ids: list[int], tokenizer: "Tokenizer", context: int) -> None:
+def check_prompt(prompt: str, tokenizer: "Tokenizer", context: int) -> None:
     """Tell what cannot be taken as it is: characters that were never seen, and a prompt longer than the context."""
+    from llamita.generate import prompt_ids
     from llamita.tokenizer import CharTokenizer
 
     if prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
@@ -59,9 +60,9 @@ def check_prompt(prompt: str, ids: list[int], tokenizer: "Tokenizer", context: i
         unknown = sorted(set(prompt) - set(tokenizer.characters))
         if unknown:
             raise UserError(f"the prompt has characters that the model never saw: {' '.join(map(repr, unknown))}")
-    if len(ids) > context:
+    if (length := len(prompt_ids(tokenizer, prompt))) > context:
         print(
-            f"note: the prompt has {len(ids):,} tokens, the context {context:,}: only the last {context:,} are read",
+            f"note: the prompt has {length:,} tokens, the context {context:,}: only the last {context:,} are read",
             file=sys.stderr,
         )
 

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from llamita.data import IGNORED, Batch, Windows
 from llamita.model import Llama
+from llamita.model.loss import Reduction
 
 TOKENS_AT_ONCE = 8192
+
+Precision = Callable[[], AbstractContextManager[object]]
+"""Makes the context of each forward pass."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +49,47 @@ def evaluate_loss(
     windows: Windows,
     byte_lengths: np.ndarray,
     indices: np.ndarray | None = None,
-    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    precision: Precision = nullcontext,
 ) -> Evaluation:
     """Score `windows` (those of `indices`, or all), each target once, with the model in evaluation mode.
 
     `byte_lengths` (vocab_size,): the bytes of text each id stands for. `precision` makes the context of each forward
     pass.
     """
-    device = next(model.parameters()).device
     lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))
-    nats, targets, num_bytes = 0.0, 0, 0
-    was_training = model.training
-    model.eval()
-    for batch in _batches(windows, np.arange(len(windows)) if indices is None else indices, model.config.max_seq_len):
+    total, targets, num_bytes = 0.0, 0, 0
+    for batch, nats in scored_batches(model, windows, indices, precision, "sum", TOKENS_AT_ONCE):
         counted = batch.targets[batch.targets != IGNORED]
-        with precision():
-            moved = batch.to(device)
-            nats += model(moved.ids, moved.targets, reduction="sum").item()
+        total += nats.item()
         targets += len(counted)
         num_bytes += int(lengths[counted].sum())
+    return Evaluation(total, targets, num_bytes)
+
+
+def scored_batches(
+    model: Llama,
+    windows: Windows,
+    indices: np.ndarray | None,
+    precision: Precision,
+    reduction: Reduction,
+    tokens_at_once: int,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """The windows (those of `indices`, or all) batch by batch, each with its loss in nats, reduced as asked.
+
+    The model is in evaluation mode meanwhile.
+    """
+    device = next(model.parameters()).device
+    indices = np.arange(len(windows)) if indices is None else indices
+    size = max(1, tokens_at_once // model.config.max_seq_len)
+    was_training = model.training
+    model.eval()
+    for first in range(0, len(indices), size):
+        batch = windows.batch(indices[first : first + size])
+        moved = batch.to(device)
+        with precision():
+            nats = model(moved.ids, moved.targets, reduction=reduction)
+        yield batch, nats
     model.train(was_training)
-    return Evaluation(nats, targets, num_bytes)
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
@@ -79,9 +104,3 @@ def unigram_entropy(ids: np.ndarray, vocab_size: int) -> float:
     counts = np.bincount(ids, minlength=vocab_size)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
-
-
-def _batches(windows: Windows, indices: np.ndarray, seq: int) -> Iterator[Batch]:
-    size = max(1, TOKENS_AT_ONCE // seq)
-    for first in range(0, len(indices), size):
-        yield windows.batch(indices[first : first + size])

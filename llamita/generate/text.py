@@ -63,3 +63,8 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     if not ids:
         raise UserError("the prompt is empty, and this tokenizer has no end token to start from: write a first word")
     return ids
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: an untrained model also writes control characters."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

@@ -12,7 +12,7 @@ from llamita.corpus.stories import acceptance
 from llamita.data import Batch
 from llamita.errors import UserError
 from llamita.evaluate import Evaluation, evaluate_loss, spread
-from llamita.generate import generate_many
+from llamita.generate import generate_many, printable
 from llamita.randomness import key
 from llamita.train.checkpoint import save_checkpoint
 from llamita.train.run import Run
@@ -82,12 +82,7 @@ def draw_samples(run: Run) -> None:
     accepted = acceptance(texts) if run.config.data.is_stories else None
     run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
     judged = f" ({accepted:.0%} of {len(texts)} accepted by the grammar)" if accepted is not None else ""
-    run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{_printable(texts[0].strip())}\n")
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would obey: an untrained model also writes control characters."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{printable(texts[0].strip())}\n")
 
 
 def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | None) -> None:
