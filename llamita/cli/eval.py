@@ -107,7 +107,6 @@ def _write_and_measure(
 ) -> None:
     """Print a continuation of each prompt, and the measures over all of them (the prompts themselves left out)."""
     from llamita.corpus.stories import accepts
-    from llamita.data.dataset import STORIES
     from llamita.evaluate import measure_writing
     from llamita.generate import generate_many, printable
 
@@ -122,7 +121,7 @@ def _write_and_measure(
     print(f"distinct        {one:.1%} of words, {two:.1%} of pairs, {three:.1%} of triples")
     print(f"repetition      {measured.repetition:.1%} of sequences of four words, within a text")
     print(f"copied          at most {measured.copied_tokens:,} tokens in a row of the training text: {copied}")
-    if config.data.data == (STORIES,):
+    if config.data.is_stories:
         accepted = {prompt: sum(accepts(prompt + text) for text in texts) for prompt, texts in written.items()}
         verdicts = (f"{number} of {count} that begin {_short(repr(p), 40)}" for p, number in accepted.items())
         print(f"grammar         accepts {', '.join(verdicts)}")
