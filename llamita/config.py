@@ -22,6 +22,7 @@ from llamita.checks import require_not_negative, require_positive, require_share
 from llamita.config_file import Schema, Tables, read_toml, unknown_name
 from llamita.errors import UserError
 from llamita.model_config import ModelConfig, derived_sizes
+from llamita.presets import preset_path
 
 EXECUTION = {"execution": True}
 """Field metadata: this field may change between two starts of one run."""
@@ -272,6 +273,11 @@ class RunConfig:
         return cls.from_tables(tables, str(path))
 
     @classmethod
+    def from_preset(cls, name: str) -> "RunConfig":
+        """The configuration that `name` stands for (`llamita presets` lists them). Raises `UserError` for others."""
+        return cls.from_toml(preset_path(name))
+
+    @classmethod
     def from_tables(cls, tables: Mapping[str, Mapping[str, Any]], source: str = "configuration") -> "RunConfig":
         """From `{"model": {"hidden_size": 256}, ...}`. Raises `UserError` for names and types that do not exist."""
         return cls(**SCHEMA.construct(tables, source))
@@ -330,7 +336,8 @@ def settings_asked_for(path: str | Path) -> Tables:
     model = settings.get("model", {})
     width = model.get("hidden_size", ModelConfig.hidden_size)
     rate = default_learning_rate(width, model.get("head_init", ModelConfig.head_init))
-    derived = {**derived_sizes(width, model.get("num_heads", 0)), "learning_rate": rate}
+    sizes = derived_sizes(width, model.get("num_heads", 0), model.get("mlp", ModelConfig.mlp))
+    derived = {**sizes, "learning_rate": rate}
     return {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
 
 

@@ -21,8 +21,10 @@ TABLES = {
 INTRODUCTION = """# Configuration
 
 Every setting is a flag of `llamita train` (`--hidden_size 256`, or `--hidden-size 256`) and a key of a TOML file given
-with `--config`, under the table that it stands in here. Flags win over the file, the file over the defaults. An unknown
-name is answered with the nearest one. The run directory holds the whole configuration, resolved, as `config.toml`.
+with `--config`, under the table that it stands in here. `--preset NAME` is such a file that comes with llamita:
+`llamita presets` lists them. Flags win over the file, the file over the preset, the preset over the defaults. An
+unknown name is answered with the nearest one. The run directory holds the whole configuration, resolved, as
+`config.toml`.
 
 `--config RUN/config.toml` is that run again, and with other flags beside it a run like it. What nobody asked for then
 follows the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again

@@ -51,7 +51,8 @@ def other_value(name: str, value: object) -> object:
     """A valid value of the field that differs from `value`, the default."""
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
                "precision": "fp32", "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
-               "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear"}  # fmt: skip
+               "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
+               "norm_position": "post", "position": "learned", "mlp": "gelu", "rope_scaling_factor": 8.0}  # fmt: skip
     if name in special:
         return special[name]
     if isinstance(value, bool):
@@ -181,6 +182,11 @@ def test_a_file_that_is_missing_a_folder_or_binary_is_one_line(tmp_path):
         ({"max_seq_len": 0}, ["max_seq_len is 0"]),
         ({"rope_theta": 0.0}, ["rope_theta"]),
         ({"norm_eps": float("nan")}, ["norm_eps is nan"]),
+        ({"norm": "none", "norm_position": "post"}, ["norm_position is post", "norm is none"]),
+        ({"position": "learned", "rope_scaling_factor": 8.0}, ["rope_scaling_factor is 8.0", "position is learned"]),
+        ({"rope_scaling_factor": 0.5}, ["rope_scaling_factor is 0.5", "at least 1"]),
+        ({"rope_low_freq_factor": 4.0}, ["rope_low_freq_factor 4.0", "rope_high_freq_factor 4.0"]),
+        ({"rope_original_max_seq_len": 0}, ["rope_original_max_seq_len is 0"]),
         ({"dropout": 1.0}, ["dropout is 1.0", "below 1"]),
         ({"dropout": -0.1}, ["dropout is -0.1"]),
         ({"learning_rate": -0.1}, ["learning_rate is -0.1"]),
@@ -218,6 +224,12 @@ def test_head_dim_may_differ_from_the_even_share():
 
 def test_the_default_feed_forward_has_the_width_of_the_paper():
     assert ModelConfig(hidden_size=384).intermediate_size == 1024
+    assert ModelConfig(hidden_size=384, mlp="gelu").intermediate_size == 1536
+
+
+@pytest.mark.parametrize("position", ["learned", "none"])
+def test_heads_may_be_odd_where_nothing_is_rotated(position):
+    assert ModelConfig(hidden_size=36, num_heads=4, position=position).head_dim == 9
 
 
 def test_configurations_cannot_be_changed():

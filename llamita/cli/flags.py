@@ -1,4 +1,4 @@
-"""How flags and configuration files meet: flags win, files fill what is left, other trainers' names are understood."""
+"""How flags, files and presets meet: flags win, files, then presets fill what is left, aliases are understood."""
 
 from typing import Annotated, Any
 
@@ -14,6 +14,8 @@ from llamita.config import (
     TrainingConfig,
     settings_asked_for,
 )
+from llamita.config_file import Tables
+from llamita.presets import preset_path
 
 FLAT = Parameter(name="*")  # the fields of a table are flags of their own: --hidden_size, not --model.hidden_size
 
@@ -36,24 +38,30 @@ def _canonical(word: str) -> str:
     return f"--{ALIASES[name]}{equals}{value}" if flag.startswith("--") and name in ALIASES else word
 
 
-def fill_from_config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Give every flag that is not on the command line its value from the file named with --config."""
-    for argument in arguments:
-        if "--config" in argument.names and argument.tokens:
-            path = argument.tokens[0].value
-            flat: dict[str, Any] = {}
-            for table in settings_asked_for(path).values():
-                flat.update(table)
-            if any("--epochs" in other.names and other.tokens for other in arguments):
-                flat.pop("max_steps", None)  # both say how long, and flags win
-            if any("--max-steps" in other.names and other.tokens for other in arguments):
-                flat.pop("epochs", None)
-            if commands == ("prepare",):
-                flat.pop("output_dir", None)  # in a file, that is where a run goes
-            # Under the command's own name: at the top, cyclopts drops keys that are named as a command is (tokenizer).
-            nested: dict[str, Any] = flat
-            for command in reversed(commands):
-                nested = {command: nested}
-            # Names were checked in reading; a command that has not all the flags takes those it has.
-            Dict(nested, source=path, allow_unknown=True)(app, commands, arguments)
-            return
+def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give a flag that is not on the command line its value from the file of --config, or else from the --preset."""
+    if path := _named(arguments, "--config"):
+        _fill(settings_asked_for(path), path, app, commands, arguments)
+    if name := _named(arguments, "--preset"):
+        _fill(settings_asked_for(preset_path(name)), f"preset {name}", app, commands, arguments)
+
+
+def _named(arguments: ArgumentCollection, flag: str) -> str:
+    """The value of a flag on the command line; empty where it is not there."""
+    return next((a.tokens[0].value for a in arguments if flag in a.names and a.tokens), "")
+
+
+def _fill(tables: Tables, source: str, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give every flag that has no value yet the one that `tables` have."""
+    flat = {name: value for table in tables.values() for name, value in table.items()}
+    for said, other in {"--epochs": "max_steps", "--max-steps": "epochs"}.items():
+        if _named(arguments, said):
+            flat.pop(other, None)  # both say how long, and what is there already wins
+    if commands == ("prepare",):
+        flat.pop("output_dir", None)  # in a file, that is where a run goes
+    # Under the command's own name: at the top, cyclopts drops keys that are named as a command is (tokenizer).
+    nested: dict[str, Any] = flat
+    for command in reversed(commands):
+        nested = {command: nested}
+    # Names were checked in reading; a command that has not all the flags takes those it has.
+    Dict(nested, source=source, allow_unknown=True)(app, commands, arguments)

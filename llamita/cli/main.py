@@ -8,7 +8,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from llamita import __version__
-from llamita.cli.flags import canonical_flags, fill_from_config_file
+from llamita.cli.flags import canonical_flags, fill_from_files
 from llamita.errors import UserError
 
 app = App(
@@ -17,7 +17,7 @@ app = App(
     version=__version__,
     version_flags=["--version"],
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
-    config=fill_from_config_file,
+    config=fill_from_files,
     help_format="plaintext",
 )
 # Named, not imported: a command's module is loaded when it is called, so that --help answers at once.

@@ -9,6 +9,7 @@ from llamita.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 
 def prepare(
     *,
+    preset: str = "",
     config: Path | None = None,
     data: DataFlags = DataConfig(),  # noqa: B008  (frozen)
     vocab_size: int = ModelConfig.vocab_size,
@@ -19,6 +20,8 @@ def prepare(
 
     Parameters
     ----------
+    preset: str
+        A named configuration, of those that `llamita presets` lists. --config and flags win over it.
     config: Path
         A TOML file, as for `train`.
     vocab_size: int

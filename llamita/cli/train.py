@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def train(
     *,
+    preset: str = "",
     config: Path | None = None,
     model: ModelFlags = ModelConfig(),  # noqa: B008  (frozen)
     data: DataFlags = DataConfig(),  # noqa: B008
@@ -24,6 +25,8 @@ def train(
 
     Parameters
     ----------
+    preset: str
+        A named configuration, of those that `llamita presets` lists. --config and flags win over it.
     config: Path
         A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags win over it.
     """

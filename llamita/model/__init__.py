@@ -3,21 +3,25 @@
 from llamita.config import ModelConfig
 from llamita.model.attention import Attention
 from llamita.model.cache import KVCache
-from llamita.model.feed_forward import SwiGLU
-from llamita.model.llama import Block, Llama
+from llamita.model.feed_forward import FeedForward, SwiGLU
+from llamita.model.llama import Block, Llama, PostNormBlock
 from llamita.model.loss import LMHead, cross_entropy
-from llamita.model.norm import RMSNorm
-from llamita.model.rope import RotaryEmbedding
+from llamita.model.norm import LayerNorm, RMSNorm
+from llamita.model.positions import LearnedPositions, RotaryEmbedding
 from llamita.targets import IGNORED
 
 __all__ = [
     "Attention",
     "Block",
+    "FeedForward",
     "IGNORED",
     "KVCache",
     "LMHead",
+    "LayerNorm",
+    "LearnedPositions",
     "Llama",
     "ModelConfig",
+    "PostNormBlock",
     "RMSNorm",
     "RotaryEmbedding",
     "SwiGLU",

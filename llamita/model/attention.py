@@ -7,7 +7,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from llamita.config import ModelConfig
 from llamita.model.cache import NO_CACHE, LayerCache, NoCache
-from llamita.model.rope import RotaryEmbedding
+from llamita.model.norm import RMSNorm
+from llamita.model.positions import Rotation, choose_rotation
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -24,18 +25,21 @@ class Attention(nn.Module):
     """Causal attention in which groups of query heads share one key and value head (GQA; Ainslie et al., 2023).
 
     With num_kv_heads = num_heads it is the multi-head attention of Vaswani et al. (2017), with num_kv_heads = 1 the
-    multi-query attention of Shazeer (2019). Positions enter by rotation of queries and keys.
+    multi-query attention of Shazeer (2019). Positions enter by rotation of queries and keys. With QK-norm these have
+    length sqrt(head_dim) before, so that no product grows too large for softmax (Henry et al., 2020).
     """
 
-    def __init__(self, config: ModelConfig, rope: RotaryEmbedding | None = None):
+    def __init__(self, config: ModelConfig, rope: Rotation | None = None):
         """`rope` lets the layers of one model share a table of angles; alone, a layer makes its own."""
         super().__init__()
         self.head_dim = config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
-        self.rope = rope or RotaryEmbedding(config)
+        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.bias)
+        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.bias)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.rope = rope or choose_rotation(config)
         # An attribute, so that precision and faster kernels can be put around it from outside.
         self.kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = causal_attention
 
@@ -48,7 +52,7 @@ class Attention(nn.Module):
         causal triangle over x itself.
         """
         q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
-        q, k = self.rope.rotate(q, positions), self.rope.rotate(k, positions)
+        q, k = self.rope.rotate(self.q_norm(q), positions), self.rope.rotate(self.k_norm(k), positions)
         k, v = cache.append(k, v, positions)  # (batch, kv_heads, keys, head_dim); without a cache, as they are
         mixed = self.kernel(q, k, v, mask)  # (batch, heads, seq, head_dim)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))

@@ -1,7 +1,11 @@
-"""The feed-forward layer."""
+"""The feed-forward layer: gated, as in Llama, or plain."""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import gelu, relu, silu
+
+from llamita.config import ModelConfig
 
 
 class SwiGLU(nn.Module):
@@ -10,12 +14,50 @@ class SwiGLU(nn.Module):
     Three matrices where a plain layer has two; an intermediate size of 8/3 hidden makes the parameters equal.
     """
 
-    def __init__(self, hidden_size: int, intermediate_size: int):
+    def __init__(self, hidden_size: int, intermediate_size: int, bias: bool = False):
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., hidden) -> (..., hidden)."""
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class FeedForward(nn.Module):
+    """The plain feed-forward layer: down(activation(up(x))) (Vaswani et al., 2017)."""
+
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, activation: Callable[[Tensor], Tensor], bias: bool = False
+    ):
+        super().__init__()
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.activation = activation
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., hidden) -> (..., hidden)."""
+        return self.down_proj(self.activation(self.up_proj(x)))
+
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    """x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), GPT-2's form of x · Φ(x) (Hendrycks & Gimpel, 2016)."""
+    return gelu(x, approximate="tanh")
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0)² (So et al., 2021)."""
+    return relu(x).square()
+
+
+def choose_feed_forward(config: ModelConfig) -> nn.Module:
+    """The feed-forward layer that `config.mlp` names."""
+    sizes = config.hidden_size, config.intermediate_size
+    match config.mlp:
+        case "swiglu":
+            return SwiGLU(*sizes, config.bias)
+        case "gelu":
+            return FeedForward(*sizes, tanh_gelu, config.bias)
+        case "relu2":
+            return FeedForward(*sizes, squared_relu, config.bias)

@@ -14,17 +14,22 @@ COPYING_STRENGTH = 2.0
 
 
 def initialize(model: nn.Module, num_layers: int, seed: int) -> None:
-    """Draw every matrix from N(0, std²) and set every gain to one, in place.
+    """Draw every matrix from N(0, std²), set every gain to one and every bias to zero, in place.
 
     std is 1/sqrt(inputs), so that what comes out is as large as what goes in (LeCun et al., 1998). GPT-2's 0.02 is
     about that for its widths; in a narrow model it makes queries and keys so small that copying is learned late or
     not at all. The two matrices of a block that write to the residual stream are scaled down by sqrt(2 · num_layers),
-    as in GPT-2 (Radford et al., 2019), so that its variance does not grow with depth.
+    as in GPT-2 (Radford et al., 2019), so that its variance does not grow with depth. Embeddings, which are looked up,
+    count as matrices that read hidden_size numbers: so a learned position is as large as a token.
+
+    A model on the meta device, which has shapes but no values, is left as it is.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if parameter.is_meta:
+                continue
             if parameter.dim() < 2:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
             else:
                 scale = 1 / math.sqrt(2 * num_layers) if name.endswith(RESIDUAL_OUTPUTS) else 1.0
                 std = scale / math.sqrt(parameter.shape[1])

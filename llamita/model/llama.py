@@ -2,6 +2,9 @@
 
     ids ─ embedding ─ [ + attention(norm) ─ + feed-forward(norm) ] × num_layers ─ norm ─ head ─ logits or loss
 
+What the configuration can exchange for something else (a norm, positions, the feed-forward layer, the place of the
+norms) is chosen here once, in constructors, by the functions `choose_…` of the files of the parts.
+
 The model knows nothing of devices, precision, optimizers or processes: those are applied to it from outside.
 """
 
@@ -11,22 +14,22 @@ from torch import Tensor, nn
 from llamita.config import ModelConfig
 from llamita.model.attention import Attention
 from llamita.model.cache import NO_CACHE, KVCache, LayerCache, NoCache
-from llamita.model.feed_forward import SwiGLU
+from llamita.model.feed_forward import choose_feed_forward
 from llamita.model.init import initialize, let_heads_copy
 from llamita.model.loss import LMHead, Reduction
-from llamita.model.norm import RMSNorm
-from llamita.model.rope import RotaryEmbedding
+from llamita.model.norm import choose_norm
+from llamita.model.positions import Rotation, choose_embedding, choose_rotation
 
 
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each normed before and added to the residual stream (pre-norm)."""
 
-    def __init__(self, config: ModelConfig, rope: RotaryEmbedding | None = None):
+    def __init__(self, config: ModelConfig, rope: Rotation | None = None):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.input_layernorm = choose_norm(config)
         self.self_attn = Attention(config, rope)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.post_attention_layernorm = choose_norm(config)
+        self.mlp = choose_feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -37,20 +40,41 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
+class PostNormBlock(nn.Module):
+    """One layer as first published: each sum is normed, the residual stream with it (Vaswani et al., 2017)."""
+
+    def __init__(self, config: ModelConfig, rope: Rotation | None = None):
+        super().__init__()
+        self.self_attn = Attention(config, rope)
+        self.post_attention_layernorm = choose_norm(config)
+        self.mlp = choose_feed_forward(config)
+        self.post_feedforward_layernorm = choose_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: LayerCache | NoCache = NO_CACHE
+    ) -> Tensor:
+        """x (batch, seq, hidden) -> (batch, seq, hidden); the other arguments are those of `Attention`."""
+        x = self.post_attention_layernorm(x + self.dropout(self.self_attn(x, positions, mask, cache)))
+        return self.post_feedforward_layernorm(x + self.dropout(self.mlp(x)))
+
+
 class Decoder(nn.Module):
     """Everything but the head: token ids to hidden states."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        rope = RotaryEmbedding(config)
+        rope, pre_norm = choose_rotation(config), config.norm_position == "pre"
+        layer = Block if pre_norm else PostNormBlock
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = choose_embedding(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(Block(config, rope) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.layers = nn.ModuleList(layer(config, rope) for _ in range(config.num_layers))
+        self.norm = choose_norm(config) if pre_norm else nn.Identity()  # the last post-norm has normed it already
 
     def forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """ids (batch, seq) -> (batch, seq, hidden)."""
-        x = self.dropout(self.embed_tokens(ids))
+        x = self.dropout(self.embed_positions.add(self.embed_tokens(ids), positions))
         for index, block in enumerate(self.layers):
             x = block(x, positions, mask, cache.layer(index) if cache else NO_CACHE)
         return self.norm(x)
@@ -73,8 +97,9 @@ class Llama(nn.Module):
         self.lm_head = LMHead(config.hidden_size, config.vocab_size, tied)
         initialize(self, config.num_layers, seed)
         if config.head_init == "copy":
-            for block in self.model.layers:
-                let_heads_copy(block.self_attn)
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    let_heads_copy(module)
 
     def forward(
         self,
@@ -89,46 +114,56 @@ class Llama(nn.Module):
         """Logits (batch, seq, vocab_size), or, where targets are given, the loss in nats.
 
         ids, targets       (batch, seq) int64; targets of -100 are ignored
-        positions          (seq,) or (batch, seq) int64; default: 0, 1, 2, …, or behind what the cache holds
+        positions          (seq,) or (batch, seq) int64; default: 0, 1, 2, … from the start of each document, or behind
+                           what the cache holds
         document_ids       (batch, seq) int64: tokens see only those of their own document
         cache              holds the keys and values of earlier calls, and of this one after it
         reduction          of the loss: "mean" over the targets that count, "sum", or "none"
 
         Raises `ValueError` for sequences longer than `max_seq_len`, and for tokens that do not fit into the cache.
         """
-        self._check_size(ids, cache)
-        positions = self._positions(ids, positions, cache)
-        mask = self._mask(positions, document_ids, cache)
+        self._check_size(ids, document_ids, cache)
+        own = None if document_ids is None else same_document(document_ids)
+        positions = self._positions(ids, positions, own, cache)
+        mask = self._mask(positions, own, cache)
         return self.lm_head(self.model(ids, positions, mask, cache), targets, reduction)
 
-    def _check_size(self, ids: Tensor, cache: KVCache | None) -> None:
+    def _check_size(self, ids: Tensor, document_ids: Tensor | None, cache: KVCache | None) -> None:
         if ids.shape[1] > self.config.max_seq_len:
             raise ValueError(f"{ids.shape[1]} tokens do not fit into the context of {self.config.max_seq_len}")
         if cache is not None and len(ids) != len(cache.lengths):
             raise ValueError(f"the cache has {len(cache.lengths)} slots, but the batch has {len(ids)} rows")
+        if cache is not None and document_ids is not None:
+            raise ValueError("document_ids and a cache cannot be given together: give each document its own slot")
 
-    def _positions(self, ids: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
+    def _positions(self, ids: Tensor, positions: Tensor | None, own: Tensor | None, cache: KVCache | None) -> Tensor:
         if positions is not None:
             return positions if cache is None or positions.dim() == 2 else positions.expand(ids.shape)
+        if own is not None:
+            return own.squeeze(1).sum(dim=-1) - 1  # (batch, seq): how many tokens of its document stand before
         return torch.arange(ids.shape[1], device=ids.device) if cache is None else cache.next_positions(ids.shape[1])
 
-    def _mask(self, positions: Tensor, document_ids: Tensor | None, cache: KVCache | None) -> Tensor | None:
+    def _mask(self, positions: Tensor, own: Tensor | None, cache: KVCache | None) -> Tensor | None:
         """Where queries may look, (batch, 1, seq, keys) bool; None for the plain causal triangle."""
-        if cache is not None:
-            if document_ids is not None:
-                raise ValueError("document_ids and a cache cannot be given together: give each document its own slot")
-            cache.claim(positions)
-            return cache.visible(positions)
-        if document_ids is None:
-            return None
-        same = document_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)  # (batch, seq, seq)
-        return same.tril().unsqueeze(1)
+        if cache is None:
+            return own
+        cache.claim(positions)
+        return cache.visible(positions)
 
     def num_parameters(self) -> dict[str, int]:
-        """Parameters by group: embedding, attention, feed_forward, norm, head; a tied head counts none."""
+        """Parameters by group: embedding, attention, feed_forward, norm, head; a tied head counts none.
+
+        Learned positions count as embedding, the gains of QK-norm as attention.
+        """
         groups: dict[str, int] = {"embedding": 0, "attention": 0, "feed_forward": 0, "norm": 0, "head": 0}
-        marks = {"embed_tokens": "embedding", "self_attn": "attention", "mlp": "feed_forward", "lm_head": "head"}
+        marks = {"embed_": "embedding", "self_attn.": "attention", "mlp.": "feed_forward", "lm_head.": "head"}
         for name, parameter in self.named_parameters():
-            group = next((g for mark, g in marks.items() if f"{mark}." in name), "norm")
+            group = next((g for mark, g in marks.items() if mark in name), "norm")
             groups[group] += parameter.numel()
         return groups
+
+
+def same_document(document_ids: Tensor) -> Tensor:
+    """document_ids (batch, seq) -> (batch, 1, seq, seq) bool: a token sees itself and what its document has before."""
+    same = document_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)  # (batch, seq, seq)
+    return same.tril().unsqueeze(1)

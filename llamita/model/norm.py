@@ -1,7 +1,10 @@
-"""RMSNorm."""
+"""What keeps activations in range: RMSNorm, LayerNorm, or nothing."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from llamita.config import ModelConfig
 
 
 class RMSNorm(nn.Module):
@@ -23,3 +26,40 @@ class RMSNorm(nn.Module):
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight
+
+
+class LayerNorm(nn.Module):
+    """Centre each vector, divide it by its standard deviation, multiply by a gain and shift it (Ba et al., 2016).
+
+        y = (x - mean(x)) / sqrt(var(x) + eps) · weight + bias
+
+    The statistics are computed in fp32 whatever the type of x.
+    """
+
+    bias: Tensor
+
+    def __init__(self, size: int, eps: float = 1e-5, bias: bool = True):
+        """`size`: length of the last dimension. `eps`: added to the variance. Without `bias` the shift stays zero."""
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(size))
+        else:
+            self.register_buffer("bias", torch.zeros(size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., size) -> the same shape; the type is that of x times the gain."""
+        normed = layer_norm(x.float(), self.weight.shape, eps=self.eps)  # centred, of variance one
+        return normed.to(x.dtype) * self.weight + self.bias
+
+
+def choose_norm(config: ModelConfig) -> nn.Module:
+    """The norm of the residual stream that `config.norm` names."""
+    match config.norm:
+        case "rms":
+            return RMSNorm(config.hidden_size, config.norm_eps)
+        case "layer":
+            return LayerNorm(config.hidden_size, config.norm_eps, config.bias)
+        case "none":
+            return nn.Identity()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llamita.config import ExecutionConfig
 from llamita.errors import UserError
-from llamita.model import Attention, Llama, RMSNorm
+from llamita.model import Attention, LayerNorm, Llama, RMSNorm
 from llamita.optim import DynamicLossScaling, NoScaling, Scaling
 from llamita.parallel import Processes
 
@@ -36,13 +36,18 @@ class Hardware:
         torch.set_num_threads(self.threads)
         if self.device == "cpu":
             _keep_freed_memory()
+        return self.prepare(model).to(self.device)
+
+    def prepare(self, model: Llama) -> Llama:
+        """Put the parts of `model` into the precision that is fastest on the device."""
         if self.precision in AUTOCAST:
             for module in model.modules():
-                if isinstance(module, RMSNorm):
+                # (A post-norm makes the residual stream itself, which stays in fp32.)
+                if isinstance(module, RMSNorm | LayerNorm) and model.config.norm_position == "pre":
                     module.register_forward_hook(_narrow)
                 if isinstance(module, Attention) and self.device == "cpu":
                     module.kernel = _in_fp32(module.kernel)
-        return model.to(self.device)
+        return model
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: matrix products in the precision, everything delicate in fp32."""

@@ -14,12 +14,12 @@ from llamita.train.steps import accumulate_gradients, next_batch
 def flops_per_token(config: ModelConfig, parameters: int) -> int:
     """Floating-point operations of one training step for one token (Chowdhery et al., 2022, appendix B).
 
-    6 for each weight that multiplies (2 forward, 4 backward; looking up an embedding multiplies nothing, but the head
-    does), and 12 · layers · width · context for attention, halved since it is causal.
+    6 for each weight that multiplies (2 forward, 4 backward; looking up a token or a position multiplies nothing, but
+    the head does), and 12 · layers · width · context for attention, halved since it is causal.
     """
-    embedding = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+    rows = (0 if config.tie_embeddings else config.vocab_size) + config.max_seq_len * (config.position == "learned")
     attention = 6 * config.num_layers * config.num_heads * config.head_dim * config.max_seq_len
-    return 6 * (parameters - embedding) + attention
+    return 6 * (parameters - rows * config.hidden_size) + attention
 
 
 def announce(run: Run) -> None:
