@@ -5,16 +5,21 @@ from llamita.train.display import Display
 from llamita.train.hardware import Hardware, choose_hardware
 from llamita.train.loading import load_run
 from llamita.train.loop import train
+from llamita.train.memory import Memory, cache_bytes_per_token, count_parameters, training_memory
 from llamita.train.run_directory import RunDirectory, find_checkpoint
 
 __all__ = [
     "Display",
     "Hardware",
+    "Memory",
     "RunDirectory",
+    "cache_bytes_per_token",
     "choose_hardware",
+    "count_parameters",
     "find_checkpoint",
     "load_checkpoint",
     "load_run",
     "save_checkpoint",
     "train",
+    "training_memory",
 ]

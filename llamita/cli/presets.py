@@ -1,0 +1,53 @@
+"""`llamita presets`."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamita.config import RunConfig
+    from llamita.train import Hardware
+
+COLUMNS = "{:<16} {:>14}   {:>9} {:>9} {:>9} {:>11} {:>9}   {:>11} {:>11}"
+
+EXPLANATION = """
+Memory of training on this machine ({hardware.device}, {hardware.precision}), at the context and the (micro-)batch of
+the preset, without the program itself. The kinds are not all there at once; the peak also has what is there for a
+moment only. The cache is that of generation, for one token of one sequence in bf16, and beside it what it would be if
+every query head had a key and value head of its own. Train with `llamita train --preset NAME`."""
+
+
+def presets() -> None:
+    """List the presets for `llamita train --preset NAME`: parameters, memory of training by kind, key-value cache."""
+    from llamita.config import ExecutionConfig, RunConfig
+    from llamita.presets import preset_names
+    from llamita.train import choose_hardware, count_parameters
+
+    hardware = choose_hardware(ExecutionConfig())
+    configs = {name: RunConfig.from_preset(name) for name in preset_names()}
+    sizes = {name: sum(count_parameters(config.model).values()) for name, config in configs.items()}
+    print(COLUMNS.format("", "", "training", "", "", "", "", "cache", "if multi-"))
+    heads = ("preset", "parameters", "weights", "gradients", "optimizer", "activations", "peak", "per token", "head")
+    print(COLUMNS.format(*heads))
+    for name in sorted(configs, key=lambda name: sizes[name]):
+        print(_row(name, sizes[name], configs[name], hardware), flush=True)
+    print(EXPLANATION.format(hardware=hardware))
+
+
+def _row(name: str, parameters: int, config: "RunConfig", hardware: "Hardware") -> str:
+    from dataclasses import replace
+
+    from llamita.train import cache_bytes_per_token, training_memory
+
+    memory = training_memory(config, hardware)
+    multi_head = replace(config.model, num_kv_heads=config.model.num_heads)
+    caches = cache_bytes_per_token(config.model), cache_bytes_per_token(multi_head)
+    kinds = memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.peak
+    return COLUMNS.format(name, f"{parameters:,}", *map(_readable, kinds), *(f"{size:,} B" for size in caches))
+
+
+def _readable(size: int) -> str:
+    """Bytes with the prefix that suits them."""
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024  # type: ignore[assignment]
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:,.1f} TiB"
