@@ -16,7 +16,7 @@ class ModelConfig:
     hidden_size: int = 160
     """Width of the residual stream."""
     intermediate_size: int = 0
-    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, up to a multiple of 16, or 4 times it without gate."""
+    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, up to a multiple of 16; without gate 4 times it."""
     num_layers: int = 2
     """Number of blocks."""
     num_heads: int = 0
