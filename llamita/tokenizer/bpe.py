@@ -100,8 +100,9 @@ class BPETokenizer(Tokenizer):
 
     def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
         """The ids of the text that `strings` make together, whatever way it was cut into them."""
-        for pieces, token in cut_stream(strings, self._scanner, self._special):
-            yield from self._cut_ids(pieces, token)
+        cuts = cut_stream(strings, self._scanner, self._special)
+        # Chained, since a generator that hands on each id would cost as much as all the rest.
+        return chain.from_iterable(self._cut_ids(pieces, token) for pieces, token in cuts)
 
     def _cut_ids(self, pieces: list[str], token: str | None) -> Iterator[int]:
         ids = chain.from_iterable(map(self._cache.__getitem__, pieces))
