@@ -31,14 +31,14 @@ def prepare(
     output_dir: Path
         A folder for the token files and their tokenizer, to train on with --data; default: one in the cache.
     """
-    from llamita.data import prepare_data, vocabulary_note
+    from llamita.data import note_on_vocabulary, prepare_data
     from llamita.train import Display
 
     display = Display()
     wanted = RunConfig(model=ModelConfig(vocab_size=vocab_size), data=data, training=TrainingConfig(seed=seed))
     prepared, tokenizer, _ = prepare_data(wanted, display.progress, output_dir)
     display.close()
-    if note := vocabulary_note(wanted, tokenizer):
+    if note := note_on_vocabulary(wanted, tokenizer):
         print(note, file=sys.stderr)
     print(f"source      {prepared.manifest.source}")
     print(f"tokenizer   {tokenizer.vocab_size:,} tokens")

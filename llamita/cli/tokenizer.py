@@ -1,11 +1,12 @@
 """`llamita tokenizer train | encode | decode`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from llamita.config import ModelConfig
+from llamita.config import DataConfig, ModelConfig
 
 app = App(name="tokenizer", help="Train a tokenizer, and look at what it does.")
 Saved = Annotated[str, Parameter(help="gpt2, or a folder or file of a saved tokenizer; a run directory is one.")]
@@ -14,18 +15,19 @@ Saved = Annotated[str, Parameter(help="gpt2, or a folder or file of a saved toke
 @app.command
 def train(
     *,
-    data: list[Path],
+    data: list[str],
     output_dir: Path,
     tokenizer: Literal["bpe", "char"] = "bpe",
     vocab_size: int = ModelConfig.vocab_size,
     pattern: Literal["gpt2", "cl100k", "llama3"] = "gpt2",
+    text_field: str = DataConfig.text_field,
 ) -> None:
     """Train a tokenizer on all of the text files, and write its tokenizer.json.
 
     Parameters
     ----------
-    data: list[Path]
-        Text files.
+    data: list[str]
+        Text files, folders of them, or patterns such as a/*.jsonl.
     output_dir: Path
         The folder to write to.
     tokenizer: Literal
@@ -34,11 +36,16 @@ def train(
         How many tokens a BPE tokenizer is to have.
     pattern: Literal
         How text is split into pieces before merging.
+    text_field: str
+        The field of .jsonl files that holds the text.
     """
     from llamita.corpus import TextFiles
-    from llamita.tokenizer import train_tokenizer
+    from llamita.tokenizer import train_tokenizer, vocabulary_note
 
-    made = train_tokenizer(tokenizer, [TextFiles(data).pieces()], vocab_size=vocab_size, pattern=pattern)
+    text = TextFiles(data, text_field=text_field)
+    made = train_tokenizer(tokenizer, [text.pieces()], vocab_size=vocab_size, pattern=pattern)
+    if note := vocabulary_note(tokenizer, vocab_size, made):
+        print(note, file=sys.stderr)
     print(f"{made.vocab_size:,} tokens, written to {made.save(output_dir)}")
 
 

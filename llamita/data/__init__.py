@@ -1,6 +1,6 @@
 """Token files on disk, the order of training, and the batches that come of both."""
 
-from llamita.data.dataset import Dataset, open_dataset, prepare_data, vocabulary_note
+from llamita.data.dataset import Dataset, note_on_vocabulary, open_dataset, prepare_data
 from llamita.data.manifest import Manifest, Part
 from llamita.data.order import BatchOrder, permute
 from llamita.data.prepare import Prepared, prepare
@@ -20,10 +20,10 @@ __all__ = [
     "StreamWindows",
     "TokenFile",
     "Windows",
+    "note_on_vocabulary",
     "open_dataset",
     "permute",
     "prepare",
     "prepare_data",
     "random_batch",
-    "vocabulary_note",
 ]

@@ -13,7 +13,7 @@ from llamita.data.prepare import Prepared, prepare, training_part
 from llamita.data.windows import DocumentWindows, StreamWindows, Windows
 from llamita.errors import UserError
 from llamita.files import default_cache
-from llamita.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from llamita.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, train_tokenizer, vocabulary_note
 from llamita.tokenizer.making import KINDS
 
 TRAINING_STORIES = 30_000
@@ -81,12 +81,10 @@ def prepare_data(
     return prepared, tokenizer, floor_nats
 
 
-def vocabulary_note(config: RunConfig, tokenizer: Tokenizer) -> str | None:
+def note_on_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> str | None:
     """What to tell a person whose text has fewer merges than the vocabulary that was asked for; None where it has."""
-    asked, got = config.model.vocab_size, tokenizer.vocab_size
-    if config.data.tokenizer != "bpe" or got >= asked or _prepared_folder(config):
-        return None
-    return f"note: the text has no more to merge than {got:,} tokens: vocab_size is {got:,} instead of {asked:,}"
+    trained = None if _prepared_folder(config) else config.data.tokenizer
+    return vocabulary_note(trained, config.model.vocab_size, tokenizer)
 
 
 def window_kind(config: RunConfig) -> str:

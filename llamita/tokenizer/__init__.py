@@ -4,7 +4,7 @@ from llamita.tokenizer.base import END_OF_TEXT, Tokenizer
 from llamita.tokenizer.bpe import BPETokenizer
 from llamita.tokenizer.chars import CharTokenizer
 from llamita.tokenizer.loading import load_tokenizer
-from llamita.tokenizer.making import train_tokenizer
+from llamita.tokenizer.making import train_tokenizer, vocabulary_note
 from llamita.tokenizer.training import train_bpe
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "load_tokenizer",
     "train_bpe",
     "train_tokenizer",
+    "vocabulary_note",
 ]

@@ -35,3 +35,11 @@ def train_tokenizer(
         paths_or_documents, vocab_size=vocab_size, special_tokens=special, pattern=pattern, progress=progress
     )
     return BPETokenizer(vocab, merges, special, pattern)
+
+
+def vocabulary_note(kind: str | None, vocab_size: int, tokenizer: Tokenizer) -> str | None:
+    """What to tell a person whose text has merges for fewer tokens than were asked for; None where it has enough."""
+    if kind != "bpe" or tokenizer.vocab_size >= vocab_size:
+        return None
+    got = f"{tokenizer.vocab_size:,}"
+    return f"note: the text has nothing to merge beyond {got} tokens: vocab_size is {got}, not {vocab_size:,}"
