@@ -317,7 +317,7 @@ ALIASES_OF["max_seq_len"] = "context_length"
 def test_piped_output_has_no_control_characters_and_ends_in_whole_lines(text, tmp_path, capfd):
     assert command(*train_words(text, tmp_path / "run", sample_every=6)) == 0
     assert command("eval", "--checkpoint", tmp_path / "run") == 0
-    assert command("prepare", "--data", text) == 0
+    assert command("prepare", "--data", text, "--vocab_size", "300") == 0
     out, error = capfd.readouterr()
     assert not CONTROL_CHARACTERS.search(out)
     assert out.endswith("\n")
