@@ -83,11 +83,13 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What text to learn from, and how it becomes windows of token ids."""
+    """What text to learn from, and how it becomes windows of token ids.
+
+    Identity is what the text and the tokenizer contain, as a hash, not where they lie: hence all the execution fields.
+    """
 
     data: tuple[str, ...] = field(default=("stories",), metadata=EXECUTION)
-    """Text files, folders of them, patterns such as `a/*.jsonl`, or a prepared folder; or `stories`: the built-in
-    stories. (Identity is what they contain, not where they lie.)"""
+    """Text files, folders of them, patterns such as `a/*.jsonl`, or one prepared folder; or `stories`, the built-in."""
     val_data: tuple[str, ...] = field(default=(), metadata=EXECUTION)
     """Files to validate on, named as in data, which is then all for training; none: the last tenth of the documents."""
     text_field: str = field(default="text", metadata=EXECUTION)

@@ -33,8 +33,8 @@ where their value in the config.toml of a run is just what would be derived from
 from the data; and in a file that no run wrote, which has no table `[facts]`, every value stays.
 
 *Identity* settings make a run what it is: with another value it is another run, and a resume with one is refused.
-*Execution* settings may change from one start to the next. (`data`, `tokenizer` and `pattern` count by what they
-contain.)
+*Execution* settings may change from one start to the next. (What says which text, and which tokenizer, counts by what
+these contain.)
 
 This page is written by `python scripts/write_configuration_page.py`.
 """

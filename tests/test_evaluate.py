@@ -126,6 +126,7 @@ def test_unigram_entropy_is_that_of_the_frequencies():
     assert unigram_entropy(np.array([0, 1, 2, 3] * 5, dtype=np.uint16), 9) == pytest.approx(math.log(4))
     assert unigram_entropy(np.array([0, 0, 0, 1]), 2) == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
     assert unigram_entropy(np.array([5, 5]), 9) == 0
+    assert unigram_entropy(np.arange(3 << 20) % 8, 8) == pytest.approx(math.log(8))
 
 
 def test_the_command_scores_the_whole_validation_set_of_the_run(text, tmp_path, capsys):

@@ -14,6 +14,7 @@ from llamita.model import Llama
 from llamita.model.loss import Reduction
 
 TOKENS_AT_ONCE = 8192
+COUNTED_AT_ONCE = 1 << 20
 
 Precision = Callable[[], AbstractContextManager[object]]
 """Makes the context of each forward pass."""
@@ -101,6 +102,8 @@ def spread(count: int, wanted: int) -> np.ndarray:
 
 def unigram_entropy(ids: np.ndarray, vocab_size: int) -> float:
     """Nats per token of a model that knows only how frequent each token is."""
-    counts = np.bincount(ids, minlength=vocab_size)
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(ids), COUNTED_AT_ONCE):  # bincount makes int64 of all that it is given
+        counts += np.bincount(ids[start : start + COUNTED_AT_ONCE], minlength=vocab_size)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
