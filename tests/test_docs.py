@@ -12,13 +12,18 @@ from llamita.config import ALIASES
 
 fixtures = (cache,)
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["prepare", "train", "eval", "generate", "tokenizer train", "tokenizer encode", "tokenizer decode"]
+COMMANDS = ["prepare", "train", "eval", "generate", "presets"]
+COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode"]
+    "prepare",
+    "train",
+    "eval",
+    "generate",
+    "presets",
+    "tokenizer train",
+    "tokenizer encode",
+    "tokenizer decode",
+]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMING = {
-    "world_size", "schedule", "preset", "val_data", "text_field", "max_documents", "max_corpus_tokens", "norm",
-    "norm_position", "position", "mlp", "qk_norm", "bias",
-}  # fmt: skip
-"""Flags that are being built."""
 
 
 def script(name: str) -> ModuleType:
@@ -49,8 +54,15 @@ def flags(capsys) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_flag_that_a_page_names_exists(flags, page):
     named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", page.read_text(encoding="utf-8"))
-    unknown = {flag.replace("-", "_") for flag in named} - flags - COMING
+    unknown = {flag.replace("-", "_") for flag in named} - flags
     assert not unknown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_preset_that_a_page_asks_for_exists(page):
+    named = re.findall(r"--preset ([a-z][\w.-]*\w)", page.read_text(encoding="utf-8"))
+    presets = {file.stem for file in (ROOT / "llamita" / "presets").glob("*.toml")}
+    assert set(named) <= presets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -59,11 +71,15 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_the_names_marked_as_working_as_they_are_are_aliases():
+def test_of_other_trainers_names_those_are_marked_that_work_as_flags():
+    """A star behind a name of the left column, exactly where it is an alias of a flag that the next one names."""
     page = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
-    marked = re.findall(r"`(\w+)`\\\*", page)
-    assert marked
-    assert set(marked) <= ALIASES.keys()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    for there, here, *_ in rows:
+        flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]*)", here)}
+        for name, star in re.findall(r"`(\w+)`(\\\*)?", there):
+            assert bool(star) == (ALIASES.get(name) in flags), name
 
 
 def test_the_python_example_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
