@@ -54,8 +54,8 @@ def evaluate_loss(
 ) -> Evaluation:
     """Score `windows` (those of `indices`, or all), each target once, with the model in evaluation mode.
 
-    `byte_lengths` (vocab_size,): the bytes of text each id stands for. `precision` makes the context of each forward
-    pass.
+    `indices` (windows,) int64; `byte_lengths` (vocab_size,): the bytes of text each id stands for;
+    `precision` makes the context of each forward pass.
     """
     lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))
     total, targets, num_bytes = 0.0, 0, 0
@@ -101,7 +101,7 @@ def spread(count: int, wanted: int) -> np.ndarray:
 
 
 def unigram_entropy(ids: np.ndarray, vocab_size: int) -> float:
-    """Nats per token of a model that knows only how frequent each token is."""
+    """-Σ p ln p, in nats per token: the loss of a model that knows only how frequent each of `ids` (tokens,) is."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(ids), COUNTED_AT_ONCE):  # bincount makes int64 of all that it is given
         counts += np.bincount(ids[start : start + COUNTED_AT_ONCE], minlength=vocab_size)

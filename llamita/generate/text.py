@@ -31,7 +31,7 @@ def generate(
 
 
 def stream(model: Llama, tokenizer: Tokenizer, prompt: str, config: GenerationConfig) -> Iterator[str]:
-    """The same as it is written, in pieces that end at whole characters."""
+    """What `generate` returns, as it is written: in pieces that end at whole characters."""
     spelled = {token: name.encode() for name, token in tokenizer.special_tokens.items()}
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character's bytes may come in several tokens
     for (token,) in generate_ids(model, [prompt_ids(tokenizer, prompt)], config, tokenizer.end_id):
@@ -44,7 +44,10 @@ def stream(model: Llama, tokenizer: Tokenizer, prompt: str, config: GenerationCo
 
 
 def generate_many(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig) -> list[str]:
-    """The continuations of several prompts, computed together."""
+    """The continuations of several prompts, in their order, computed together; each has draws of its own.
+
+    Raises `UserError` for an empty prompt where the tokenizer has no end token.
+    """
     texts: list[list[int]] = [[] for _ in prompts]
     for step in generate_ids(model, [prompt_ids(tokenizer, p) for p in prompts], config, tokenizer.end_id):
         for text, token in zip(texts, step, strict=True):
