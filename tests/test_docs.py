@@ -14,15 +14,6 @@ fixtures = (cache,)
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["prepare", "train", "eval", "generate", "presets"]
 COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode"]
-    "prepare",
-    "train",
-    "eval",
-    "generate",
-    "presets",
-    "tokenizer train",
-    "tokenizer encode",
-    "tokenizer decode",
-]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
