@@ -61,7 +61,7 @@ def entry(module: str, name: str, thing: Any) -> list[str]:
         return [*heading, *fenced(signature(definition(thing)), "python"), *prose(thing)]
     if inspect.isclass(thing):
         return [*heading, *fenced(class_lines(definition(thing)), "python"), *prose(thing), *methods(definition(thing))]
-    return [*heading, *fenced(f"{module}.{name} = {thing!r}", "python")]
+    return [*heading, *fenced(f"{module}.{name} = {thing!r}", "text")]
 
 
 def definition(thing: Any) -> Any:
