@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
+from llamita.errors import UserError
+
 
 def write_atomically(file: Path, content: bytes) -> None:
     """The file is complete or as it was before: written beside, forced to disk, renamed.
 
-    A process killed meanwhile leaves a hidden file beside it; `remove_left_overs` deletes that.
+    A process killed meanwhile leaves a hidden file beside it; `remove_left_overs` deletes that. Raises `UserError`
+    where the disk is full or not to be written on.
     """
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
@@ -16,6 +19,8 @@ def write_atomically(file: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(file)
+    except OSError as error:
+        raise UserError(f"{file}: could not be written ({error.strerror}); nothing that was there is lost") from None
     finally:
         beside.unlink(missing_ok=True)
 

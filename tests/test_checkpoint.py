@@ -272,15 +272,24 @@ def test_a_full_disk_is_one_line_and_leaves_older_checkpoints_and_logs_as_they_w
     assert [row["step"] for row in rows(run)] == list(range(21))
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_log_line_leaves_no_torn_line(text, tmp_path):
-    run, words = tmp_path / "run", train_words(text, tmp_path / "run", save_every=100, eval_every=100)
+@pytest.mark.parametrize("limit", [100, 600])
+def test_a_disk_that_is_full_before_the_run_begins_is_one_line(text, tmp_path, limit):
     assert command(*train_words(text, tmp_path / "warm")) == 0  # the token files are there already
-    assert ended(start(words, tmp_path, limit_file_size, 1500)) == 2
+    assert ended(start(train_words(text, tmp_path / "run"), tmp_path, limit_file_size, limit)) == 2
+    assert (tmp_path / "err").read_text()[:limit].count("\n") <= 1
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_log_line_leaves_no_torn_line(text, tmp_path):
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", save_every=100, eval_every=100, max_steps=40)
+    assert command(*train_words(text, tmp_path / "warm")) == 0  # the token files are there already
+    limit = (tmp_path / "warm" / "config.toml").stat().st_size + 100
+    assert ended(start(words, tmp_path, limit_file_size, limit)) == 2
     error = (tmp_path / "err").read_text()
     assert error.count("\n") == 1
     assert "metrics.jsonl: could not be written" in error
-    assert 0 < len(rows(run)) < 13
-    assert (run / "metrics.jsonl").stat().st_size <= 1500
+    assert 0 < len(rows(run)) < 41
+    assert (run / "metrics.jsonl").stat().st_size <= limit
 
 
 @pytest.fixture

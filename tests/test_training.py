@@ -293,9 +293,9 @@ def test_a_run_follows_its_schedule(text, tmp_path, schedule):
 
 
 def test_overfitting_is_hinted_at_once_with_the_flags_that_help(text, tmp_path, capsys):
-    options = {"max_steps": 300, "eval_every": 10, "hidden_size": 64, "save_every": 300, "learning_rate": 2e-2}
+    options = {"max_steps": 600, "eval_every": 30, "hidden_size": 64, "save_every": 600}
     few = write_text(tmp_path / "few.txt", documents=12)
-    assert command(*train_words(few, tmp_path / "run", log_every=10, **options)) == 0
+    assert command(*train_words(few, tmp_path / "run", log_every=30, **options)) == 0
     said = capsys.readouterr().out
     assert said.count("hint: ") == 1
     assert all(flag in said for flag in ("--dropout", "--epochs", "--weight_decay", "--hidden_size"))
