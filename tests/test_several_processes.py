@@ -93,7 +93,7 @@ def test_killed_again_and_again_a_run_in_two_processes_ends_bit_for_bit_the_same
 
 @pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_stopped_run_saves_at_the_same_step_in_all_processes_and_goes_on(text, tmp_path, number, code):
-    options = {**TWO, "max_steps": 150, "save_every": 50, "eval_every": 50, "log_every": 5}
+    options = {**TWO, "max_steps": 600, "save_every": 200, "eval_every": 200, "log_every": 5}
     assert ended(start(train_words(text, tmp_path / "undisturbed", **options), tmp_path)) == 0
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **options)
     assert disturb(start(words, tmp_path), number, lambda: lines(run) >= 5) == code
@@ -215,3 +215,14 @@ def test_the_store_of_config_knows_how_many_processes_there_were(text, tmp_path)
     assert "world_size = 2" in (tmp_path / "run" / "config.toml").read_text()
     manifest = json.loads(next((tmp_path / "run").glob("step_*/manifest.json")).read_text())
     assert manifest["scaler"] is None
+
+
+def test_a_reader_who_has_seen_enough_ends_all_silently(text, tmp_path):
+    words = [sys.executable, "-m", "llamita", *train_words(text, tmp_path / "run", **{**TWO, "max_steps": 100_000})]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 1  # as for one process
+    assert process.stderr is not None
+    assert process.stderr.read() == ""

@@ -149,6 +149,12 @@ def test_the_command_continues_each_prompt_and_measures_all_that_is_written(run,
     assert [line for line in again if "speed" not in line] == [line for line in out.splitlines() if "speed" not in line]
 
 
+def test_without_prompts_new_documents_are_written(run, capsys):
+    capsys.readouterr()
+    assert command("eval", "--checkpoint", run, "--max_tokens", 5, "--sample_count", 2, "--generate") == 0
+    assert report(capsys.readouterr().out)["written"].startswith("2 continuations")
+
+
 def test_on_the_built_in_stories_the_grammar_judges_prompt_and_continuation(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 30)
     monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 10)

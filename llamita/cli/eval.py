@@ -35,8 +35,8 @@ def evaluate(
     checkpoint: Path
         A run (its best checkpoint), RUN/latest or RUN/step_00000500; default: the newest run in runs/.
     generate: list[str]
-        Prompts to continue, too: one continuation of each is printed, and all are measured: how varied they are, how
-        repetitive, how much of them is copied from the training text.
+        Prompts to continue, too (none: a new document): one continuation of each is printed, and all are measured: how
+        varied they are, how repetitive, how much of them is copied from the training text.
     sample_count: int
         With --generate: how many continuations of each prompt.
     plot: bool
@@ -54,7 +54,8 @@ def evaluate(
         raise UserError(f"--sample_count is {sample_count}, but must be above 0")
     found = find_checkpoint(checkpoint)
     model, tokenizer, config = load_run(found)
-    for prompt in generate or ():
+    prompts = [""] if generate == [] else generate or []
+    for prompt in prompts:
         check_prompt(prompt, tokenizer, config.model.max_seq_len)
     directory = RunDirectory(found.parent)
     data = _open_data(config, cache_dir, directory.path, directory.facts()["data_fingerprint"])
@@ -66,8 +67,8 @@ def evaluate(
     print(f"checkpoint      {found}")
     _print_losses(losses, data.floor)
     print(f"speed           {speed:,.0f} tokens/s ({hardware.device}, {hardware.precision})")
-    if generate:
-        _write_and_measure(model, data, config, generate, sample_count, generation)
+    if prompts:
+        _write_and_measure(model, data, config, prompts, sample_count, generation)
     if plot:
         from llamita.evaluate.plots import Pictured, write_plots
 

@@ -94,7 +94,7 @@ def _wait(processes: "list[subprocess.Popen[str]]", asked_to_stop: Callable[[], 
 def _raise_failure(processes: "list[subprocess.Popen[str]]", store: Store, signalled: bool) -> None:
     codes = [process.poll() for process in processes]
     failure = json.loads(store.get(FAILURE)) if store.check([FAILURE]) else None
-    if failure and failure["mistake"]:
+    if failure and failure["kind"] == "UserError":
         raise UserError(failure["text"])
     if signalled:  # what else they say is that they lost one another on the way out
         return
@@ -105,20 +105,23 @@ def _raise_failure(processes: "list[subprocess.Popen[str]]", store: Store, signa
                 f"process {rank} of {len(codes)} was killed ({name}), perhaps for want of memory: lower "
                 "--micro_batch_size or --world_size; the same command goes on from the last checkpoint"
             )
+    if failure and failure["kind"] == "SystemExit":  # asked to stop by someone else, or nobody reads what it prints
+        raise SystemExit(int(failure["text"]))
     if failure:
         raise RuntimeError(f"process {failure['rank']} of {len(codes)} failed\n\n{failure['text']}")
-    if any(codes):  # each was asked to stop, by someone else
+    if any(codes):
         raise SystemExit(max(code for code in codes if code is not None))
 
 
 def _end_with_the_parent() -> None:
     """Its end of the pipe is closed when it is gone, in whatever way."""
     sys.stdin.read()
-    _leave(1)
+    os._exit(1)  # at once: nobody may be left who reads what would still be written
 
 
 def _leave(code: int) -> NoReturn:
     """End without taking apart what may still wait for other processes."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # whoever read it may be gone
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

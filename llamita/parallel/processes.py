@@ -110,11 +110,11 @@ def processes_from_environment() -> Iterator[Processes]:
     processes = Processes(rank, world_size, *local)
     try:
         yield processes
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The group is left as it is: to take it apart under a DDP that the traceback still holds may hang.
-        if not first_to_fail(store, error):
-            raise SystemExit(1) from None
-        raise
+        if first_to_fail(store, error) or isinstance(error, SystemExit):
+            raise
+        raise SystemExit(1) from None
     processes.wait()
     dist.destroy_process_group()
 
@@ -129,13 +129,13 @@ def meeting_store() -> Store:
     return PrefixStore(f"attempt {attempt}" if attempt else FIRST_ATTEMPT, store)
 
 
-def first_to_fail(store: Store, error: Exception) -> bool:
+def first_to_fail(store: Store, error: BaseException) -> bool:
     """Write down why this process failed, unless another one did so before. A store that is gone was lost with it."""
-    mistake = isinstance(error, UserError)
-    text = str(error) if mistake else "".join(traceback.format_exception(error))
+    kind = type(error).__name__
+    text = str(error) if isinstance(error, UserError | SystemExit) else "".join(traceback.format_exception(error))
     with suppress(RuntimeError):
         if store.add(f"{FAILURE}/count", 1) == 1:
-            store.set(FAILURE, json.dumps({"rank": _place()[0], "mistake": mistake, "text": text}))
+            store.set(FAILURE, json.dumps({"rank": _place()[0], "kind": kind, "text": text}))
             return True
     return False
 

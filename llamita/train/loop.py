@@ -54,7 +54,8 @@ def _train_in_processes(config: RunConfig, display: Display) -> Path:
         path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.signal)
         if path is None:
             stop.obey()
-    return Path(str(path))
+    assert path is not None, "processes that nobody stopped have a result"
+    return Path(path)
 
 
 def _train(run: Run) -> None:
