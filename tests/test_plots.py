@@ -74,6 +74,42 @@ def test_the_loss_is_drawn_with_training_validation_and_floor():
     assert axes.get_yscale() == "log"
 
 
+LOGS = {"a few steps": log(3), "many": log(400), "never better": [{**row, "val_loss": 9.0} for row in log(30)]}
+
+
+@pytest.mark.parametrize("rows", LOGS.values(), ids=LOGS)
+@pytest.mark.parametrize("floor", [None, 0.25])
+def test_the_legend_stands_above_the_curves_and_beside_the_title(rows, floor):
+    axes = axes_of("loss", Pictured(rows, floor))
+    legend = axes.get_legend()
+    assert legend is not None
+    box, title = legend.get_window_extent(), axes._left_title.get_window_extent()  # type: ignore[attr-defined]
+    assert box.y0 > max(axes.bbox.y1, *(label.get_window_extent().y1 for label in axes.child_axes[0].get_xticklabels()))
+    assert box.x0 > title.x1
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_axis_says_what_it_shows(name):
+    axes = axes_of(name, Pictured(log(20), 0.5, positions()))
+    assert axes.get_xlabel() in ("steps", "tokens seen")
+    assert axes.get_ylabel()
+
+
+def test_values_that_hardly_differ_are_written_in_full(tmp_path, monkeypatch):
+    """matplotlib would write `+7` in the corner above the axis, where `tokens` stands."""
+    corners = []
+    save = Figure.savefig
+
+    def look(figure, *arguments):
+        save(figure, *arguments)
+        corners.extend(axes.yaxis.get_offset_text().get_text() for axes in figure.axes)
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    rows = [{**row, "train_loss": 7 + 1e-7 * row["step"], "grad_norm": 1e8 + row["step"]} for row in log(9)]
+    write_plots(tmp_path, Pictured(rows))
+    assert set(corners) == {""}
+
+
 def test_what_hardly_changes_is_drawn_on_a_linear_axis():
     rows = [{**row, "grad_norm": 1 + row["step"] / 20} for row in log(20)[1:]]
     assert axes_of("gradient_norm", Pictured(rows)).get_yscale() == "linear"

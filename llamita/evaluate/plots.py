@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import offset_copy
 
 from llamita.errors import UserError
 from llamita.evaluate.positions import PositionLosses
@@ -34,6 +35,8 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # nor a power of ten: it would stand in the corner of `tokens`
+    "axes.formatter.limits": (-9, 12),
     "grid.color": "#edf2f7",
     "xtick.color": FAINT,
     "ytick.color": FAINT,
@@ -45,6 +48,8 @@ STYLE = {
 MOST_POINTS = 600  # a picture is about as many pixels wide
 LOGARITHMIC_FROM = 4  # times the smallest value: a range that a linear axis would squash
 WINDOWS_OF_SMOOTHING = 40
+ROUND = (1, 2, 2.5, 5, 10)  # ticks of linear axes are multiples of these times a power of ten
+LONGEST_NAME = 30  # characters that have room beside what an axis is called
 SUBDIVISIONS = ((1.2, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)), (3.2, (1.0, 2.0, 5.0)), (np.inf, (1.0,)))
 """Below how many decades a logarithmic axis has its ticks at which multiples of powers of ten."""
 
@@ -105,7 +110,7 @@ def write_plots(folder: str | Path, pictured: Pictured, title: str = "") -> list
 
 def _single(draw: Drawing, pictured: Pictured, title: str) -> Figure | None:
     figure = Figure(figsize=(8, 4.6), layout="constrained")
-    figure.text(0.99, 0.985, title, ha="right", va="top", fontsize=9, color=FAINT)
+    _name(figure, title)
     return figure if draw(figure.add_subplot(), pictured) else None
 
 
@@ -114,10 +119,16 @@ def _overview(draws: Sequence[Drawing], pictured: Pictured, title: str) -> Figur
     rows = -(-len(draws) // columns)
     figure = Figure(figsize=(6.2 * columns, 4.1 * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
-    figure.suptitle(title, x=0.99, ha="right", fontsize=10, color=FAINT)
+    _name(figure, title)
     for number, draw in enumerate(draws):
         draw(figure.add_subplot(rows, columns, number + 1), pictured)
     return figure
+
+
+def _name(figure: Figure, title: str) -> None:
+    """In the corner below, where no curve is; of a long name the end, which tells runs apart."""
+    shown = title if len(title) <= LONGEST_NAME else f"…{title[1 - LONGEST_NAME :]}"
+    figure.text(0.99, 0.015, shown, ha="right", va="bottom", fontsize=9, color=FAINT)
 
 
 # --- What there is to see ---------------------------------------------------------------------------------------------
@@ -145,7 +156,7 @@ def _perplexity(axes: Axes, pictured: Pictured) -> bool:
 def _learning_rate(axes: Axes, pictured: Pictured) -> bool:
     steps, values = pictured.points("lr")
     _clear(axes, steps, values, BLUE, "")
-    _finish(axes, pictured, "Learning rate", "", [])
+    _finish(axes, pictured, "Learning rate", "step size of AdamW", [])
     _from_zero(axes, values)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
     return len(values) > 0
@@ -163,7 +174,7 @@ def _speed(axes: Axes, pictured: Pictured) -> bool:
 def _gradient(axes: Axes, pictured: Pictured) -> bool:
     steps, values = pictured.points("grad_norm")
     _noisy(axes, steps, values, BLUE, "")
-    _finish(axes, pictured, "Gradient norm", "before clipping", values)
+    _finish(axes, pictured, "Gradient norm", "L2 norm before clipping", values)
     return len(values) > 0
 
 
@@ -244,17 +255,18 @@ def _finish(axes: Axes, pictured: Pictured, title: str, unit: str, values: Seque
     last = max(pictured.rows[-1]["step"], 1) if pictured.rows else 1
     axes.set_xlim(-0.03 * last, 1.03 * last)  # the same in all pictures of a run
     axes.set_xlabel("steps")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=ROUND, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     _describe(axes, title, unit, values)
     if ratio := pictured.tokens_per_step:
         above = axes.secondary_xaxis("top", functions=(_times(ratio), _times(1 / ratio)))
-        above.xaxis.set_major_locator(MaxNLocator(6))
+        above.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
         above.xaxis.set_major_formatter(FuncFormatter(_in_short))
         above.spines["top"].set_visible(False)
         above.tick_params(length=0, labelsize=8.5, labelcolor=FAINT)
         place = {"xycoords": "axes fraction", "xytext": (-8, 4), "textcoords": "offset points"}
         axes.annotate("tokens", (0, 1), **place, ha="right", va="bottom", fontsize=8.5, color=FAINT)
+    _legend(axes)
 
 
 def _times(factor: float) -> Callable[[Any], Any]:
@@ -271,11 +283,11 @@ def _in_short(value: float, _: int) -> str:
 
 def _from_zero(axes: Axes, values: np.ndarray) -> None:
     axes.set_ylim(0, 1.08 * np.nanmax(values, initial=0) or 1)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
 
 
 def _describe(axes: Axes, title: str, unit: str, values: Sequence[float] | np.ndarray) -> None:
-    """Title, unit and legend; a logarithmic axis where `values` span so much that a linear one would squash them."""
+    """Title and unit; a logarithmic axis where `values` span so much that a linear one would squash them."""
     axes.set_title(title)
     axes.set_ylabel(unit)
     if len(values) and min(values) > 0 and max(values) >= LOGARITHMIC_FROM * min(values):
@@ -284,5 +296,14 @@ def _describe(axes: Axes, title: str, unit: str, values: Sequence[float] | np.nd
         axes.yaxis.set_major_locator(LogLocator(subs=next(subs for most, subs in SUBDIVISIONS if decades < most)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="upper right")
+
+
+def _legend(axes: Axes) -> None:
+    """Beside the title: within the axes it would lie on the curves of one run or another."""
+    labels = axes.get_legend_handles_labels()[1]
+    if not labels:
+        return
+    height = 15.5 if axes.child_axes else 1.5  # points from the axes up to the title: above that of the tokens, or not
+    place = offset_copy(axes.transAxes, axes.get_figure(root=True), y=height, units="points")
+    style = {"ncols": len(labels), "fontsize": 9, "columnspacing": 1.4, "handlelength": 1.6, "borderaxespad": 0}
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), bbox_transform=place, **style)
