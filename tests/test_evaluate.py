@@ -23,6 +23,7 @@ from llamita.evaluate import (
 from llamita.evaluate import loss as loss_module
 from llamita.evaluate import positions as positions_module
 from llamita.model import Llama
+from llamita.train import checkpoint as checkpoint_module
 
 fixtures = (cache, text)
 KINDS = [{"windows": "stream"}, {"windows": "document"}, {"windows": "document", "max_seq_len": 200}]
@@ -139,6 +140,15 @@ def test_the_command_scores_the_whole_validation_set_of_the_run(text, tmp_path, 
     nats, targets = brute_force(model, data.validation, range(len(data.validation)))
     assert printed["loss"] == f"{nats / len(targets):.4f} nats/token, over {len(targets):,} targets"
     assert printed["perplexity"] == f"{math.exp(nats / len(targets)):.3f}"
+
+
+def test_the_command_hashes_each_file_of_its_checkpoint_once(text, tmp_path, monkeypatch):
+    assert command(*train_words(text, tmp_path / "run")) == 0
+    read = []
+    digest = checkpoint_module._file_digest
+    monkeypatch.setattr(checkpoint_module, "_file_digest", lambda file: read.append(file) or digest(file))
+    assert command("eval", "--checkpoint", tmp_path / "run" / "step_00000012") == 0
+    assert sorted(file.name for file in read) == ["model.safetensors", "optimizer.safetensors"]
 
 
 def test_eval_refuses_text_that_has_changed_since(text, tmp_path, capsys):

@@ -149,6 +149,15 @@ def test_the_command_continues_each_prompt_and_measures_all_that_is_written(run,
     assert [line for line in again if "speed" not in line] == [line for line in out.splitlines() if "speed" not in line]
 
 
+def test_the_same_prompt_twice_is_continued_once(run, capsys):
+    words = ["eval", "--checkpoint", run, "--max_tokens", 9, "--sample_count", 2, "--generate", "the"]
+    capsys.readouterr()
+    assert command(*words) == 0
+    once = report(capsys.readouterr().out)
+    assert command(*words, "the") == 0
+    assert {**report(capsys.readouterr().out), "speed": ""} == {**once, "speed": ""}
+
+
 def test_without_prompts_new_documents_are_written(run, capsys):
     capsys.readouterr()
     assert command("eval", "--checkpoint", run, "--max_tokens", 5, "--sample_count", 2, "--generate") == 0

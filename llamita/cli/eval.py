@@ -35,8 +35,7 @@ def evaluate(
     checkpoint: Path
         A run (its best checkpoint), RUN/latest or RUN/step_00000500; default: the newest run in runs/.
     generate: list[str]
-        Prompts to continue, too (none: a new document): one continuation of each is printed, and all are measured: how
-        varied they are, how repetitive, how much of them is copied from the training text.
+        Prompts to continue (none: a new document); prints one text of each, measures all: variety, repetition, copying.
     sample_count: int
         With --generate: how many continuations of each prompt.
     plot: bool
@@ -48,23 +47,25 @@ def evaluate(
     """
     from llamita.config import ExecutionConfig
     from llamita.evaluate import evaluate_positions
-    from llamita.train import RunDirectory, choose_hardware, find_checkpoint, load_run
+    from llamita.train import RunDirectory, choose_hardware
+    from llamita.train.loading import load_found
+    from llamita.train.run_directory import find_verified
 
     if sample_count < 1:
         raise UserError(f"--sample_count is {sample_count}, but must be above 0")
-    found = find_checkpoint(checkpoint)
-    model, tokenizer, config = load_run(found)
-    prompts = [""] if generate == [] else generate or []
+    found = find_verified(checkpoint)
+    model, tokenizer, config = load_found(found)
+    prompts = [""] if generate == [] else list(dict.fromkeys(generate or []))  # the same twice would be written twice
     for prompt in prompts:
         check_prompt(prompt, tokenizer, config.model.max_seq_len)
-    directory = RunDirectory(found.parent)
+    directory = RunDirectory(found.path.parent)
     data = _open_data(config, cache_dir, directory.path, directory.facts()["data_fingerprint"])
     hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"))
     model = hardware.apply(model)
     started = time.perf_counter()
     losses = evaluate_positions(model, data.validation, tokenizer.byte_lengths)
     speed = losses.total.targets / (time.perf_counter() - started)
-    print(f"checkpoint      {found}")
+    print(f"checkpoint      {found.path}")
     _print_losses(losses, data.floor)
     print(f"speed           {speed:,.0f} tokens/s ({hardware.device}, {hardware.precision})")
     if prompts:
@@ -117,7 +118,7 @@ def _write_and_measure(
     train_ids = data.prepared.train.ids  # mapped, not read
     measured = measure_writing([text for texts in written.values() for text in texts], data.tokenizer, train_ids)
     one, two, three = measured.distinct
-    copied = _short(json.dumps(measured.copied_text, ensure_ascii=False), SHOWN)
+    copied = _short(printable(json.dumps(measured.copied_text, ensure_ascii=False)), SHOWN)
     print(f"\nwritten         {len(prompts) * count} continuations, {measured.words:,} words")
     print(f"distinct        {one:.1%} of words, {two:.1%} of pairs, {three:.1%} of triples")
     print(f"repetition      {measured.repetition:.1%} of sequences of four words, within a text")

@@ -6,7 +6,7 @@ from llamita.config import RunConfig
 from llamita.errors import UserError
 from llamita.model import Llama
 from llamita.tokenizer import Tokenizer, load_tokenizer
-from llamita.train.checkpoint import load_verified
+from llamita.train.checkpoint import Checkpoint, load_verified
 from llamita.train.run_directory import RunDirectory, find_verified
 
 
@@ -16,7 +16,11 @@ def load_run(path: str | Path | None = None) -> tuple[Llama, Tokenizer, RunConfi
     `path` as for `find_checkpoint`: a run means its best checkpoint, None the newest run. Raises `UserError` for what
     is missing, damaged, or does not belong together.
     """
-    checkpoint = find_verified(path)
+    return load_found(find_verified(path))
+
+
+def load_found(checkpoint: Checkpoint) -> tuple[Llama, Tokenizer, RunConfig]:
+    """`load_run` of a checkpoint that `find_verified` has read: what is large is not hashed again."""
     run = RunDirectory(checkpoint.path.parent)
     config, tokenizer = run.config(), load_tokenizer(run.path)
     if tokenizer.fingerprint != run.facts().get("tokenizer_fingerprint"):
