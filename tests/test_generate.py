@@ -18,7 +18,15 @@ from transformers.generation.logits_process import (
 
 from llamita.config import GenerationConfig
 from llamita.errors import UserError
-from llamita.generate import generate, generate_ids, generate_many, penalize_repetition, sample_logits, stream
+from llamita.generate import (
+    generate,
+    generate_ids,
+    generate_many,
+    penalize_repetition,
+    printable,
+    sample_logits,
+    stream,
+)
 from llamita.model import Llama, ModelConfig
 from llamita.tokenizer import BPETokenizer, CharTokenizer
 
@@ -214,6 +222,31 @@ def test_streaming_generating_and_generating_many_write_the_same(prompt):
 def test_settings_out_of_range_are_refused_by_name(options):
     with pytest.raises(UserError, match=next(iter(options))):
         generate(talker(CHARACTERS), CHARACTERS, "a", **options)
+
+
+def test_the_token_that_begins_a_document_is_no_repetition_at_its_end():
+    """However strong the penalty, a document may end; Hugging Face's penalty would count the token that began it."""
+    model = talker(CHARACTERS)
+    end = CHARACTERS.end_id
+    options = {"max_new_tokens": 40, "repetition_penalty": 50.0, **GREEDY}
+    (mine,) = written(model, [[end]], end, **options)
+    row = [end]
+    while len(row) <= 40 and (len(row) == 1 or row[-1] != end):
+        logits = model(torch.tensor([row]))[0, -1]
+        seen = sorted(set(row[1:]))
+        logits[seen] = torch.where(logits[seen] > 0, logits[seen] / 50, logits[seen] * 50)
+        row.append(int(logits.argmax()))
+    assert mine == row[1:]
+    assert mine[-1] == end
+
+
+@pytest.mark.parametrize("text", ["a\tb\nc", "日本\u3000語", "né\u00a0e\u0301", "👩\u200d👧", "\u00ad"])
+def test_what_is_text_is_printed_as_it_is(text):
+    assert printable(text) == text
+
+
+def test_what_a_terminal_would_obey_is_not_printed():
+    assert printable("a\x1b[2Jb\x07\r\x7f\x9b") == "a\ufffd[2Jb" + 4 * "\ufffd"
 
 
 @pytest.fixture

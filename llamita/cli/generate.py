@@ -34,17 +34,18 @@ def generate(
         auto, cpu, cuda or mps.
     """
     from llamita.config import ExecutionConfig
-    from llamita.generate import stream
+    from llamita.generate import printable, stream
     from llamita.train import choose_hardware, load_run
 
     model, tokenizer, config = load_run(checkpoint)
     model = choose_hardware(ExecutionConfig(device=device, precision="fp32")).apply(model)
     prompt = _read_prompt() if prompt is None else prompt
     check_prompt(prompt, tokenizer, config.model.max_seq_len)
+    shown = printable if sys.stdout.isatty() else str  # a file gets what was written, whatever it is
     print(prompt, end="", flush=True)
     try:
         for piece in stream(model, tokenizer, prompt, generation):
-            print(piece, end="", flush=True)
+            print(shown(piece), end="", flush=True)
     finally:
         print()  # after Ctrl-C, too
 

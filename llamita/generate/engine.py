@@ -25,6 +25,8 @@ def generate_ids(
     """
     rows = [list(prompt)[-model.config.max_seq_len :] for prompt in prompts]
     seen = _seen(prompts, model.config.vocab_size)
+    if end_id is not None:
+        seen[:, end_id] = False  # it begins every document, and must not become less likely for that
     cache, logits = _read(model, rows)
     running = [True] * len(rows)
     for drawn in range(config.max_new_tokens):

@@ -1,6 +1,7 @@
 """Generation from text to text."""
 
 import codecs
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from llamita.config import GenerationConfig
@@ -70,4 +71,4 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 def printable(text: str) -> str:
     """`text` without what a terminal would obey: an untrained model also writes control characters."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
