@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -364,6 +365,14 @@ def test_a_resume_hashes_its_checkpoint_once(text, run, monkeypatch):
     seen = hashed(monkeypatch)
     assert command(*train_words(text, run)) == 0
     assert sorted(seen) == [f"step_00000012/{name}.safetensors" for name in ("model", "optimizer")]
+
+
+@pytest.mark.parametrize("name", [".", "run/config.toml", "elsewhere"])
+def test_what_is_neither_a_run_nor_a_checkpoint_is_said_to_be(run, name):
+    (run.parent / "elsewhere").mkdir()
+    expected = f"{name}: neither a run nor a checkpoint: name a run, RUN/latest or RUN/step_00000500"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
+        find_checkpoint(name)
 
 
 @pytest.mark.parametrize("name", ["latest", "best", "step_00000012"])

@@ -169,6 +169,13 @@ def test_a_place_that_cannot_be_written_is_named(text, tmp_path, capsys):
     assert "run/plots" in refusal(capsys, "eval", "--checkpoint", "run", "--plot")
 
 
+def test_a_damaged_line_of_the_log_is_named(text, tmp_path, capsys):
+    assert command(*train_words(text, tmp_path / "run", max_steps=1)) == 0
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text('{"step": 0}\n{"step": \n{"step": 2}\n')
+    assert "run/metrics.jsonl: line 2 is not JSON" in refusal(capsys, "eval", "--checkpoint", "run", "--plot")
+
+
 def test_matplotlib_is_only_loaded_to_plot(text, tmp_path):
     assert command(*train_words(text, tmp_path / "run", max_steps=1)) == 0
     call = (

@@ -17,7 +17,7 @@ from llamita.config import RunConfig
 from llamita.config_file import read_toml, write_toml
 from llamita.errors import UserError
 from llamita.files import remove_left_overs
-from llamita.train.checkpoint import REPLACED, Checkpoint, restore, verify
+from llamita.train.checkpoint import MANIFEST_FILE, REPLACED, Checkpoint, restore, verify
 
 CONFIG_FILE, TOKENIZER_FILE = "config.toml", "tokenizer.json"
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
@@ -164,10 +164,16 @@ class JsonLines:
             os.truncate(self.path, min(offset, self.path.stat().st_size))
 
     def rows(self) -> list[dict[str, Any]]:
-        """All complete lines."""
+        """All complete lines. Raises `UserError` where one is damaged."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         # Not splitlines(): a text may hold U+2028 and the like. What follows the last newline is a torn line.
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        return [self._row(number, line) for number, line in enumerate(text.split("\n")[:-1], 1)]
+
+    def _row(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise UserError(f"{self.path}: line {number} is not JSON ({line[:40]!r}): restore or delete it") from None
 
 
 def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -> Path:
@@ -193,6 +199,8 @@ def find_verified(name: str | Path | None = None, runs: str | Path = "runs") -> 
         path = path.parent
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint")
+    if not any((path / file).exists() for file in (CONFIG_FILE, MANIFEST_FILE)) and not path.name.startswith(STEP):
+        raise UserError(f"{path}: neither a run nor a checkpoint: name a run, RUN/latest or RUN/{STEP}00000500")
     return RunDirectory(path).best() if (path / CONFIG_FILE).exists() else verify(path)
 
 
