@@ -109,6 +109,7 @@ def test_the_place_of_a_run_in_a_file_is_not_that_of_the_tokens(text, tmp_path):
         ({"val_data": "text.txt"}, "--val_data comes too late"),
         ({"text_field": "story"}, "--text_field comes too late"),
         ({"documents": "line"}, "--documents comes too late"),
+        ({"pattern": "llama3"}, "--pattern is llama3, but the tokenizer that is there splits text by gpt2"),
     ],
     ids=str,
 )
@@ -287,8 +288,8 @@ def test_merges_are_learned_from_an_even_sample_of_much_text(tmp_path):
 # --- a vocabulary that the text does not support ---
 
 
-def test_a_vocabulary_larger_than_the_text_supports_is_a_note_with_its_size(text, tmp_path, capsys):
-    line = r"note: the text has nothing to merge beyond {0} tokens: vocab_size is {0}, not 32,000"
+def test_a_vocabulary_larger_than_the_text_supports_is_a_warning_with_its_size(text, tmp_path, capsys):
+    line = r"warning: the text has nothing to merge beyond {0} tokens: vocab_size is {0}, not 32,000"
     assert command(*prepare_words(text, vocab_size=32_000, output_dir="mine")) == 0
     got = f"{load_tokenizer('mine').vocab_size:,}"
     captured = capsys.readouterr()
@@ -299,7 +300,7 @@ def test_a_vocabulary_larger_than_the_text_supports_is_a_note_with_its_size(text
     assert line.format(got) in capsys.readouterr().out
     assert RunDirectory(run).config().model.vocab_size == load_tokenizer("mine").vocab_size
     assert command("tokenizer", "train", "--data", text, "--vocab_size", "32000", "--output_dir", "tok") == 0
-    assert "note: the text has nothing to merge beyond" in capsys.readouterr().err
+    assert "warning: the text has nothing to merge beyond" in capsys.readouterr().err
     for words in (
         prepare_words(text),
         prepare_words(text, tokenizer="char"),
@@ -308,6 +309,16 @@ def test_a_vocabulary_larger_than_the_text_supports_is_a_note_with_its_size(text
         assert command(*words) == 0
         captured = capsys.readouterr()
         assert "nothing to merge" not in captured.out + captured.err
+
+
+def test_another_vocabulary_than_the_tokenizer_has_is_a_warning_with_both_sizes(text, tmp_path, capsys):
+    assert command(*prepare_words(text, tokenizer="char", vocab_size=300, output_dir="mine")) == 0
+    got = load_tokenizer("mine").vocab_size
+    assert capsys.readouterr().err == f"warning: vocab_size is {got}, that of the tokenizer char, not 300\n"
+    assert command(*train_on(Path("mine"), tmp_path / "run", vocab_size=300)) == 0
+    assert f"warning: vocab_size is {got}, that of mine, not 300\n" in capsys.readouterr().out
+    assert command(*train_on(Path("mine"), tmp_path / "run2", vocab_size=got)) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_mistake_while_preparing_leaves_what_was_there(text, tmp_path, capsys):

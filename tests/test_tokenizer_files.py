@@ -205,6 +205,8 @@ def refused(path, line) -> None:
 
 
 def test_a_missing_tokenizer_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="the name of the tokenizer is empty"):
+        load_tokenizer("")
     refused(tmp_path / "no.json", "can't be read .No such file")
     refused(tmp_path, "no tokenizer.json there, nor encoder.json and vocab.bpe, nor vocab.json and merges.txt")
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import tiktoken
@@ -115,6 +116,16 @@ def test_a_server_that_lacks_the_file_is_one_line(server, cache):
     del server.files["encoder.json"]
     assert server.url in refused("can't be downloaded .Not Found.")
     assert not cache.exists()
+
+
+def test_a_server_that_answers_in_several_lines_is_one_line(server, cache, monkeypatch):
+    reason = URLError("it went\nround in\n circles\n")
+
+    def urlopen(*args, **kwargs):
+        raise reason
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    assert "(it went round in circles); try again" in refused("can't be downloaded")
 
 
 def test_without_a_network_it_says_where_to_put_the_files_by_hand(cache, capsys, monkeypatch):

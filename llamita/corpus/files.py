@@ -19,6 +19,7 @@ TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 _NOT_TEXT = {
     **dict.fromkeys((".json", ".csv", ".tsv", ".parquet", ".arrow"), "convert it to JSON lines (.jsonl)"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"), "unpack it, or compress it with gzip"),
+    ".bin": "name the folder of prepared tokens that it lies in",
     **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".epub"), "save its text as .txt"),
 }
 """Formats that would be taken for text, or refused with a word about bytes: ending -> what to do."""
@@ -49,8 +50,10 @@ def find_files(names: Iterable[str | os.PathLike[str]]) -> list[SourceFile]:
     Raises UserError for a name that stands for nothing that can be read.
     """
     found: dict[Path, SourceFile] = {}
-    for name in map(Path, names):
-        for file in _files(name):
+    for name in names:
+        if name == "":  # as of a shell variable that isn't set; as a path, it would be the folder that one is in
+            raise UserError("an empty name stands for no text; give a file, a folder or a pattern")
+        for file in _files(Path(name)):
             found.setdefault(file.path.resolve(), file)
     if not found:
         raise UserError("no text file was given")

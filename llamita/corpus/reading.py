@@ -53,15 +53,22 @@ def _text_of(line: bytes, text_field: str, where: str) -> str:
             f"{where}: not UTF-8 text: byte 0x{line[error.start]:02x}; convert the file to UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); each line must be an object with the text in a field") from error
+        reason = getattr(error, "msg", error)  # without the place, which is counted from the beginning of the line
+        raise UserError(
+            f"{where}: not JSON ({reason}); each line must be an object with the text in a field"
+        ) from error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a {type(row).__name__}, not an object with the text in a field; wrap it in one")
+        raise UserError(
+            f"{where}: of type {type(row).__name__}, not an object with the text in a field; wrap it in one"
+        )
     if text_field not in row:
         others = ", ".join(map(repr, row)) or "none"
         raise UserError(f"{where}: no field {text_field!r}, only {others:.100}; name the text's with --text_field")
     if not isinstance(row[text_field], str):
         kind = type(row[text_field]).__name__
-        raise UserError(f"{where}: the field {text_field!r} is a {kind}, not text; name the text's with --text_field")
+        raise UserError(
+            f"{where}: the field {text_field!r} is of type {kind}, not text; name the text's with --text_field"
+        )
     return row[text_field]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from llamita.config import DataConfig, RunConfig
+from llamita.config import DataConfig, ModelConfig, RunConfig
 from llamita.corpus import Corpus, StoryCorpus, TextFiles
 from llamita.corpus.stories import validation_stories
 from llamita.data.prepare import Prepared, prepare, training_part
@@ -69,6 +69,7 @@ def prepare_data(
         return *_open_prepared(folder, config), None
     corpus, validation, floor_nats = _corpora(config)
     tokenizer = _tokenizer(config, corpus, validation, progress)
+    _require_pattern(config, tokenizer)
     prepared = prepare(
         corpus,
         tokenizer,
@@ -82,9 +83,14 @@ def prepare_data(
 
 
 def note_on_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> str | None:
-    """What to tell a person whose text has fewer merges than the vocabulary that was asked for; None where it has."""
-    trained = None if _prepared_folder(config) else config.data.tokenizer
-    return vocabulary_note(trained, config.model.vocab_size, tokenizer)
+    """What to tell a person who gets another vocabulary than was asked for; None where it is as wanted."""
+    wanted, folder = config.model.vocab_size, _prepared_folder(config)
+    if config.data.tokenizer == "bpe" and not folder:
+        return vocabulary_note("bpe", wanted, tokenizer)
+    if wanted in (tokenizer.vocab_size, ModelConfig.vocab_size):  # the default: so not wanted
+        return None
+    brought_by = folder or f"the tokenizer {config.data.tokenizer}"
+    return f"warning: vocab_size is {tokenizer.vocab_size:,}, that of {brought_by}, not {wanted:,}"
 
 
 def window_kind(config: RunConfig) -> str:
@@ -124,7 +130,15 @@ def _open_prepared(folder: Path, config: RunConfig) -> tuple[Prepared, Tokenizer
         same = load_tokenizer(wanted, cache_folder(config)).fingerprint == tokenizer.fingerprint
     if not same:
         raise UserError(f"{folder}: was prepared with another tokenizer than {wanted}; leave --tokenizer out")
+    _require_pattern(config, tokenizer)
     return prepared, tokenizer
+
+
+def _require_pattern(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raise `UserError` where `config` wants another pattern than that of a tokenizer which is there already."""
+    wanted, has = config.data.pattern, getattr(tokenizer, "pattern", None)
+    if has not in (None, wanted) and wanted != DataConfig.pattern:
+        raise UserError(f"--pattern is {wanted}, but the tokenizer that is there splits text by {has}; leave it out")
 
 
 def _corpora(config: RunConfig) -> tuple[Corpus, Corpus | None, float | None]:

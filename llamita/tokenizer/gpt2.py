@@ -62,7 +62,7 @@ def _download(address: str, file: Path) -> None:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
             content = answer.read()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = " ".join(f"{getattr(error, 'reason', None) or error}".split())  # servers send whole lines
         raise UserError(f"{address}: can't be downloaded ({reason}); try again, or {by_hand}") from error
     _require_published(content, file.name, address, f"try again, or {by_hand}")
     try:

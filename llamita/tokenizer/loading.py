@@ -28,6 +28,8 @@ def load_tokenizer(path: str | Path, cache: Path | None = None) -> Tokenizer:
     a text, such as a first one.
     Raises UserError, in one line, for a file that is missing, damaged, or of another kind.
     """
+    if path == "":
+        raise UserError("the name of the tokenizer is empty; give gpt2, or a tokenizer's folder")
     if path == "gpt2":
         return read_published(*cached_gpt2(cache))
     folder = Path(path)

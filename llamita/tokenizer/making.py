@@ -42,4 +42,4 @@ def vocabulary_note(kind: str | None, vocab_size: int, tokenizer: Tokenizer) -> 
     if kind != "bpe" or tokenizer.vocab_size >= vocab_size:
         return None
     got = f"{tokenizer.vocab_size:,}"
-    return f"note: the text has nothing to merge beyond {got} tokens: vocab_size is {got}, not {vocab_size:,}"
+    return f"warning: the text has nothing to merge beyond {got} tokens: vocab_size is {got}, not {vocab_size:,}"
