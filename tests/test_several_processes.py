@@ -148,6 +148,12 @@ def test_a_batch_smaller_than_the_processes_is_one_line(text, tmp_path, capfd):
     assert "raise --batch_size or lower --world_size" in message
 
 
+def test_more_processes_than_sequences_are_refused_before_any_is_started(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("llamita.train.loop.launch", lambda *_: pytest.fail("processes were started"))
+    assert "1,000,000 processes" in refusal(capsys, *train_words(text, tmp_path / "run", world_size=1_000_000))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(text, tmp_path):
     run = tmp_path / "run"
     assert ended(start(train_words(text, run, **TWO), tmp_path)) == 0

@@ -11,7 +11,7 @@ from llamita.parallel import launch, processes_from_environment, started_process
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
 from llamita.train.plan import announce
-from llamita.train.run import Run, open_run
+from llamita.train.run import Run, open_run, require_enough_sequences
 from llamita.train.signals import stop_request
 from llamita.train.steps import (
     accumulate_gradients,
@@ -49,6 +49,7 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
 
 
 def _train_in_processes(config: RunConfig, display: Display) -> Path:
+    require_enough_sequences(config, config.run.world_size)  # before they are all started
     task = {"config": config.tables(), "quiet": display.console.quiet}
     with stop_request() as stop:
         path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.signal)

@@ -54,7 +54,8 @@ def announce(run: Run) -> None:
 
 def trial_step(run: Run) -> tuple[float, float]:
     """Seconds of one update, and peak memory in bytes with the optimizer's state. Leaves the run as it was."""
-    quick = _seconds_of_gradients(run) < 1  # the first one also warms up
+    # The first one also warms up. All processes have to agree on how many follow: they compute them together.
+    quick = run.processes.max(_seconds_of_gradients(run)) < 1
     seconds = min(_seconds_of_gradients(run) for _ in range(5 if quick else 1))  # what else runs can only lengthen it
     run.optimizer.zero_grad(set_to_none=True)
     optimizer_bytes = 8 * sum(p.numel() for p in run.model.parameters())

@@ -73,7 +73,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     if note := note_on_vocabulary(config, data.tokenizer):
         display.say(note)
     config = resolve(config, data)
-    _require_enough_sequences(config, processes)
+    require_enough_sequences(config, processes.world_size)
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
     with directory.lock() if processes.is_main else nullcontext():
         with processes.main_first():
@@ -113,11 +113,12 @@ def default_directory(config: RunConfig, data: Dataset) -> Path:
     return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
-def _require_enough_sequences(config: RunConfig, processes: Processes) -> None:
-    if config.training.sequences_per_update < processes.world_size:
+def require_enough_sequences(config: RunConfig, world_size: int) -> None:
+    """Raise `UserError` where not each of so many processes would have a sequence of an update."""
+    if config.training.sequences_per_update < world_size:
         raise UserError(
             f"batch_size {config.training.batch_size} x grad_accum_steps {config.training.grad_accum_steps} leaves "
-            f"some of {processes.world_size} processes without a sequence: raise --batch_size or lower --world_size"
+            f"some of {world_size:,} processes without a sequence: raise --batch_size or lower --world_size"
         )
 
 
