@@ -63,7 +63,7 @@ class Schema:
             return rows
         renamed: dict[str, Any] = {}
         for key, value in dict[str, Any](rows).items():
-            name = self.aliases.get(key, key)
+            name = self._name(key)
             if name in renamed:
                 raise UserError(
                     f"{source}: '{name}' is set twice, once by another name ('{key}' is '{name}'); keep one"
@@ -71,10 +71,16 @@ class Schema:
             renamed[name] = value
         return renamed
 
+    def _name(self, key: str) -> str:
+        """llamita's name of a field, as on the command line: `n-layers` and `n_layers` are `num_layers`."""
+        name = key.replace("-", "_")
+        name = self.aliases.get(name, name)
+        return name if name in self.field_tables() else key
+
     def _check_table(self, table: str, rows: Any, source: str) -> None:
         known = self.field_tables()
         if not isinstance(rows, Mapping):
-            place = known.get(self.aliases.get(table, table))
+            place = known.get(self._name(table))
             hint = f"it belongs under [{place}]" if place else "every key belongs under a table such as [model]"
             raise UserError(f"{source}: key '{table}' stands outside a table: {hint}")
         if table not in self.classes:

@@ -138,6 +138,22 @@ def test_every_alias_is_understood_in_every_spelling(alias, name):
         assert canonical_flags([f"--{spelled}=64"]) == [f"--{name}=64"]
 
 
+def test_a_switch_is_turned_off_by_its_other_names_too(monkeypatch):
+    for flag in ("--no-tie-embeddings", "--no_tie_embeddings", "--no-tie-weights", "--no_tie_word_embeddings"):
+        assert configuration(monkeypatch, flag).model.tie_embeddings is False
+
+
+@pytest.mark.parametrize("words", [("--world_size", "1.5"), ("--batch-size=2.01",), ("--eval_every", ".5")], ids=str)
+def test_a_fraction_where_a_whole_number_belongs_is_refused_not_rounded(capsys, words):
+    flag = words[0].partition("=")[0]
+    assert f"{flag} is {words[-1].rpartition('=')[2]}, but must be a whole number" in refusal(capsys, "train", *words)
+
+
+def test_fractions_are_fine_where_they_belong_and_30_point_0_is_whole(monkeypatch):
+    config = configuration(monkeypatch, "--epochs", "1.5", "--batch_size", "30.0")
+    assert (config.training.epochs, config.training.batch_size) == (1.5, 30)
+
+
 def test_values_and_what_follows_two_dashes_are_no_aliases():
     assert canonical_flags(["generate", "lr", "--prompt", "block_size", "--", "--lr"]) == [
         *("generate", "lr", "--prompt", "block_size", "--", "--lr")

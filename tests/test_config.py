@@ -92,9 +92,10 @@ def test_aliases_mean_the_field_that_they_stand_for(tmp_path, alias):
         assert name in {f.name for f in dataclasses.fields(llamita.config.GenerationConfig)}  # which has no table
         return
     value = other_value(name, getattr(getattr(RunConfig(), field_tables()[name]), name))
-    tables = {field_tables()[name]: {alias: list(value) if isinstance(value, tuple) else value}}
-    config = RunConfig.from_toml(written(tmp_path, tomli_w.dumps(tables)))
-    assert getattr(getattr(config, field_tables()[name]), name) == value
+    for key in (alias, alias.replace("_", "-"), name.replace("_", "-")):
+        tables = {field_tables()[name]: {key: list(value) if isinstance(value, tuple) else value}}
+        config = RunConfig.from_toml(written(tmp_path, tomli_w.dumps(tables)))
+        assert getattr(getattr(config, field_tables()[name]), name) == value
 
 
 def test_one_file_of_data_needs_no_list_and_a_whole_number_is_a_float_too(tmp_path):

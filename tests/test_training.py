@@ -1,8 +1,10 @@
 """The loop against plain torch; gradient accumulation; and what a run writes down."""
 
 import math
+import random
 import tomllib
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,8 +32,8 @@ from llamita.corpus.stories import validation_stories
 from llamita.data import BatchOrder, open_dataset
 from llamita.model import Llama, ModelConfig
 from llamita.parallel import Processes
-from llamita.train import Display, train
-from llamita.train.hints import overfits
+from llamita.train import Display, plan, train
+from llamita.train.hints import OverfittingHint, overfits
 from llamita.train.run import open_run
 from llamita.train.steps import accumulate_gradients, next_batch
 
@@ -313,3 +315,38 @@ def test_overfitting_is_hinted_at_once_with_the_flags_that_help(text, tmp_path, 
 )
 def test_overfitting_is_validation_up_and_training_down_all_along(scored, is_so):
     assert overfits(scored) == is_so
+
+
+def hints(losses: list[tuple[float, float]]) -> list[int]:
+    """After which of these pairs (training loss, validation loss) the hint is given."""
+    hint, given = OverfittingHint(), []
+    for step, (training, validation) in enumerate(losses):
+        hint.trained(training)
+        if hint.evaluated(step, validation):
+            given.append(step)
+    return given
+
+
+def test_losses_that_only_hover_are_no_overfitting():
+    """Noise alone, of 3 % in the training loss and 0.3 % in the validation loss."""
+    rng = random.Random(0)
+    assert hints([(rng.gauss(1.5, 0.045), rng.gauss(1.65, 0.005)) for _ in range(200)]) == []
+
+
+def test_a_slow_rise_of_the_validation_loss_is_overfitting_once_it_is_noticeable():
+    assert hints([(1.5 - 0.01 * step, 2.0 * 1.003**step) for step in range(20)]) == [7]
+
+
+def test_how_often_a_step_is_tried_out_is_decided_for_all_processes_by_the_slowest(monkeypatch):
+    """They compute it together: where one did it more often than another, both would wait for ever."""
+    tried = []
+    monkeypatch.setattr(plan, "_seconds_of_gradients", lambda run: tried.append(run) or 0.9)
+    weight = torch.nn.Linear(1, 1)
+    run = SimpleNamespace(
+        processes=SimpleNamespace(max=lambda seconds: seconds + 0.2),
+        optimizer=torch.optim.SGD(weight.parameters()),
+        model=weight,
+        hardware=SimpleNamespace(device="cpu"),
+    )
+    plan.trial_step(run)  # pyright: ignore[reportArgumentType]  (as much of a run as it looks at)
+    assert len(tried) == 2

@@ -1,6 +1,7 @@
 """How flags, files and presets meet: flags win, files, then presets fill what is left, aliases are understood."""
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, get_args
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
@@ -15,8 +16,10 @@ from llamita.config import (
     settings_asked_for,
 )
 from llamita.config_file import Tables
+from llamita.errors import UserError
 from llamita.presets import preset_path
 
+FRACTION = re.compile(r"[+-]?[\d_]*\.[\d_]*[1-9][\d_]*")  # 30.0 is a whole number
 FLAT = Parameter(name="*")  # the fields of a table are flags of their own: --hidden_size, not --model.hidden_size
 
 ModelFlags = Annotated[ModelConfig, FLAT]
@@ -34,16 +37,28 @@ def canonical_flags(words: list[str]) -> list[str]:
 
 def _canonical(word: str) -> str:
     flag, equals, value = word.partition("=")
-    name = flag.removeprefix("--").replace("-", "_")
-    return f"--{ALIASES[name]}{equals}{value}" if flag.startswith("--") and name in ALIASES else word
+    said = flag.removeprefix("--").replace("-", "_")
+    name = said.removeprefix("no_")  # of a switch
+    negative = said.removesuffix(name)
+    return f"--{negative}{ALIASES[name]}{equals}{value}" if flag.startswith("--") and name in ALIASES else word
 
 
 def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give a flag that is not on the command line its value from the file of --config, or else from the --preset."""
+    _refuse_fractions(arguments)
     if path := _named(arguments, "--config"):
         _fill(settings_asked_for(path), path, app, commands, arguments)
     if name := _named(arguments, "--preset"):
         _fill(settings_asked_for(preset_path(name)), f"preset {name}", app, commands, arguments)
+
+
+def _refuse_fractions(arguments: ArgumentCollection) -> None:
+    """Raise `UserError` for a whole number that is given as a fraction: cyclopts would round it without a word."""
+    for argument in arguments:
+        whole = int in (argument.hint, *get_args(argument.hint)) and float not in get_args(argument.hint)
+        for token in argument.tokens:
+            if whole and FRACTION.fullmatch(token.value):
+                raise UserError(f"{token.keyword or argument.name} is {token.value}, but must be a whole number")
 
 
 def _named(arguments: ArgumentCollection, flag: str) -> str:

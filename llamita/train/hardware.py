@@ -120,7 +120,8 @@ def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]  # torch goes on for a page
+        # torch goes on for a page, and where no mps is, it begins with kernels
+        reason = "PyTorch finds no Apple GPU" if device == "mps" else str(error).splitlines()[0].partition(". ")[0]
         # Not `auto`: where a run goes on, that stands for the device that it began on.
         other = _best_device() if _best_device() != device else "cpu"
         raise UserError(f"--device {device} cannot be used here ({reason}): use --device {other}") from None
