@@ -68,7 +68,8 @@ def page() -> str:
     lines = [INTRODUCTION.rstrip()]
     for name, cls in TABLES.items():
         lines += table(name, cls)
-    lines += ["\n## Other trainers' names", "They work as flags and as TOML keys, with `_` or `-`.", "", "| name | here |", "|---|---|"]
+    lines += ["\n## Other trainers' names", "They work as flags and as TOML keys, with `_` or `-`.", ""]
+    lines += ["| name | here |", "|---|---|"]
     lines += [f"| `{alias}` | `{name}` |" for alias, name in config.ALIASES.items()]
     lines += ["\n## Generation", "Flags of `llamita generate`, and arguments of `llamita.generate.generate`.", ""]
     texts = documentation(config.GenerationConfig)
