@@ -210,7 +210,7 @@ def test_broken_gzip_is_one_line(tmp_path, name):
     [
         (b"{", "line 3: not JSON .*; each line must be an object"),
         (b"words", "line 3: not JSON"),
-        (b'{"text": "x"} {"text": "y"}', r"line 3: not JSON \(Extra data\); each"),
+        (b'{"text": "x"} {"text": "y"}', r"line 3: not JSON \(Extra data: character 15\)"),
         (b'["text"]', "line 3: of type list, not an object"),
         (b'"text"', "line 3: of type str, not an object"),
         (b"null", "line 3: of type NoneType, not an object"),

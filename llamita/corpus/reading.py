@@ -53,7 +53,8 @@ def _text_of(line: bytes, text_field: str, where: str) -> str:
             f"{where}: not UTF-8 text: byte 0x{line[error.start]:02x}; convert the file to UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", error)  # without the place, which is counted from the beginning of the line
+        # json says "line 1", which is always so here.
+        reason = f"{error.msg}: character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
         raise UserError(
             f"{where}: not JSON ({reason}); each line must be an object with the text in a field"
         ) from error
