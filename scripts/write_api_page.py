@@ -14,7 +14,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 PUBLIC = {
     "llamita.train": (
         "train", "load_run", "find_checkpoint", "save_checkpoint", "load_checkpoint", "RunDirectory", "choose_hardware",
-        "Hardware", "Display",
+        "Hardware", "Display", "count_parameters", "training_memory", "Memory", "cache_bytes_per_token",
     ),
     "llamita.generate": None,
     "llamita.evaluate": None,
