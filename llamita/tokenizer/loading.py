@@ -52,7 +52,9 @@ def _guarded(read: Callable[..., Tokenizer], file: Path, *others: Path) -> Token
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror}); give gpt2, a tokenizer.json or its folder") from error
+        raise UserError(
+            f"{file}: can't be read ({error.strerror}); give gpt2, a tokenizer.json or its folder"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{file}: damaged or not a tokenizer ({reason}); make or fetch it again") from error
