@@ -27,7 +27,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "tinystories-10m": {**OWN, "batch_size": 8},
     "tinystories-17m": OWN,
     "owt-125m": {**OWN, "batch_size": 4, "grad_accum_steps": 1, "micro_batch_size": 2},
-    "gpt2-baseline": {**OWN, "batch_size": 2, "grad_accum_steps": 1},
 }
 
 

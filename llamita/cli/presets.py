@@ -11,8 +11,10 @@ COLUMNS = "{:<16} {:>14}   {:>9} {:>9} {:>9} {:>11} {:>9}   {:>11} {:>11}"
 EXPLANATION = """
 Memory of training on this machine ({hardware.device}, {hardware.precision}), at the context and the (micro-)batch of
 the preset, without the program itself. The kinds are not all there at once; the peak also has what is there for a
-moment only. The cache is that of generation, for one token of one sequence in bf16, and beside it what it would be if
-every query head had a key and value head of its own. Train with `llamita train --preset NAME`."""
+moment only, and on a CPU an allowance for what glibc's heap keeps (docs/results.md, "Memory"). It is for one process,
+for a vocabulary of the size asked for, with weights, gradients and optimizer in fp32. The cache is that of generation,
+for one token of one sequence in bf16, and beside it what it would be if every query head had a key and value head of
+its own. Train with `llamita train --preset NAME`."""
 
 
 def presets() -> None:

@@ -28,12 +28,21 @@ FEW_LAYERS = 1, 2
 """Layers are all alike: two numbers of them tell what each further one takes."""
 
 
+HEAP = {"fp32": 1.23, "bf16": 1.4}
+"""Resident bytes on a CPU for a byte in use, by precision: glibc's heap keeps what was freed between what is in use.
+
+An allowance fitted to runs, not derived (docs/results.md, "Memory"). With large blocks mapped one by one, what is
+resident is what is counted, but each step then faults its memory in again (see `_keep_freed_memory`).
+"""
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of a training run by kind. The kinds are not all there at once: `peak` is the most at any moment.
 
     activations    what the forward pass of a micro-batch leaves for the backward pass
-    peak           of updates, evaluations and samples, with what is there for a moment only; without the program itself
+    peak           of updates, evaluations and samples, with what is there for a moment only, and on a CPU with what
+                   the heap holds besides; without the program itself
     """
 
     weights: int
@@ -56,7 +65,8 @@ def training_memory(config: RunConfig, hardware: Hardware) -> Memory:
     if config.run.sample_every:
         tokens = config.run.sample_count * config.model.max_seq_len
         phases["samples"] = 12 * parameters + tokens * cache_bytes_per_token(config.model, bytes_per_number=4)
-    return Memory(4 * parameters, 4 * parameters, 8 * parameters, activations, max(phases.values()))
+    heap = HEAP.get(hardware.precision, 1.0) if hardware.device == "cpu" else 1.0
+    return Memory(4 * parameters, 4 * parameters, 8 * parameters, activations, round(heap * max(phases.values())))
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
@@ -75,7 +85,6 @@ def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
     with torch.device("meta"):
         model = hardware.prepare(Llama(config.model))
     rows = config.run.micro_batch_size or config.training.batch_size
-    several = rows < config.training.sequences_per_update
     with FakeTensorMode(), _Ledger() as ledger:
         tensors = {name: torch.empty(value.shape, dtype=value.dtype, device=hardware.device).requires_grad_(learned)
                    for named, learned in ((model.named_parameters(), True), (model.named_buffers(), False))
@@ -86,9 +95,8 @@ def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
         phases = {}
         with torch.no_grad(), ledger.peak(phases, "evaluation"):
             _loss(model, tensors, config, hardware, max(1, TOKENS_AT_ONCE // config.model.max_seq_len))
-        if several:  # from the second micro-batch on there are gradients to add to
-            for weight in weights:
-                weight.grad = torch.empty_like(weight)
+        for weight in weights:  # which the second micro-batch adds to, and the plan's second step on trial
+            weight.grad = torch.empty_like(weight)
         before = ledger.bytes
         with ledger.peak(phases, "forward"):
             loss = _loss(model, tensors, config, hardware, rows)
