@@ -269,7 +269,10 @@ def changed(tmp_path, change):
         (lambda c: c["model"]["vocab"].update({"▁the": 7000}), "not byte-level BPE: the token '▁the'"),
         (lambda c: c["model"]["merges"].append("q q"), "tokenizer.json: merge .* makes b'qq', which vocab lacks"),
         (lambda c: c["model"]["merges"].append("q q q"), "damaged or not a tokenizer"),
-        (lambda c: c["model"].update(type="WordLevel", vocab={"two words": 0}), "'two words'"),
+        (
+            lambda c: c["model"].update(type="WordLevel", vocab={"two words": 0}),
+            "not a WordLevel model that CharTokenizer wrote .it has the word 'two words'",
+        ),
         (lambda c: c["model"].update(type="WordLevel", vocab={"b": 0, "a": 1}), "not a WordLevel model that"),
     ],
 )
@@ -277,3 +280,25 @@ def test_what_llamita_cannot_do_is_refused_by_name(change, line, tmp_path):
     with pytest.raises(UserError, match=line.replace("|", r"\|")) as caught:
         load_tokenizer(changed(tmp_path, change))
     assert "\n" not in str(caught.value)
+
+
+def test_a_byte_level_file_that_lacks_bytes_of_text_is_refused_when_it_is_loaded(tmp_path):
+    """`tokenizers` trains such ones where it is not told of the alphabet, and then leaves those bytes out of texts."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.train_from_iterator(["a cat"], tokenizers.trainers.BpeTrainer())
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"tokenizer\.json: 239 bytes, such as b'\\x00', have no token"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_a_vocabulary_may_lack_just_the_bytes_that_no_text_has(byte):
+    """Of all of Unicode's characters, in the encoding of Python."""
+    vocab = {token_id: bytes([token_id]) for token_id in range(256) if token_id != byte}
+    assert BPETokenizer(vocab, []).missing_bytes() == ([byte] if byte in bytes_of_unicode() else [])
+
+
+@cache
+def bytes_of_unicode() -> set[int]:
+    return {byte for code in range(0x110000) if not 0xD800 <= code < 0xE000 for byte in chr(code).encode()}

@@ -21,6 +21,9 @@ from llamita.tokenizer.streaming import cut_stream, repair
 LARGE = 1 << 20
 """Characters beyond which `encode` works in slices, so that the pieces of a large text don't all lie in memory."""
 
+BYTES_OF_TEXT = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
+"""The bytes that UTF-8 makes use of."""
+
 
 class BPETokenizer(Tokenizer):
     """Encodes with a vocabulary and the merges that made it.
@@ -123,6 +126,10 @@ class BPETokenizer(Tokenizer):
 
     def _rank_of_join(self, left: bytes, right: bytes) -> float:
         return self._ids.get(left + right, NEVER)
+
+    def missing_bytes(self) -> list[int]:
+        """The bytes of UTF-8 text that no token stands for; empty, unless the vocabulary can't encode every text."""
+        return [byte for byte in BYTES_OF_TEXT if bytes([byte]) not in self._ids]
 
     # --- decoding ---
 

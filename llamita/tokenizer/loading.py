@@ -48,7 +48,9 @@ def load_tokenizer(path: str | Path, cache: Path | None = None) -> Tokenizer:
 def _guarded(read: Callable[..., Tokenizer], file: Path, *others: Path) -> Tokenizer:
     """`read(file, ...)`, where everything that a damaged file can cause becomes one line that names it."""
     try:
-        return read(file, *others)
+        tokenizer = read(file, *others)
+        _require_all_bytes(tokenizer)
+        return tokenizer
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except OSError as error:
@@ -58,6 +60,16 @@ def _guarded(read: Callable[..., Tokenizer], file: Path, *others: Path) -> Token
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{file}: damaged or not a tokenizer ({reason}); make or fetch it again") from error
+
+
+def _require_all_bytes(tokenizer: Tokenizer) -> None:
+    """Raise `UserError` where some text has no ids: `tokenizers` would leave its bytes out without a word."""
+    missing = tokenizer.missing_bytes() if isinstance(tokenizer, BPETokenizer) else []
+    if missing:
+        raise UserError(
+            f"{len(missing)} bytes, such as {bytes(missing[:1])!r}, have no token; byte-level BPE needs them all: "
+            "train it with initial_alphabet=ByteLevel.alphabet()"
+        )
 
 
 def _read_json(file: Path) -> Tokenizer:
@@ -176,7 +188,9 @@ def _keeps_matches(how: Mapping[str, Any]) -> bool:
 
 def _characters(content: Content) -> CharTokenizer:
     """A file that `CharTokenizer.save` wrote; a vocabulary of words, or in another order, is refused."""
-    tokenizer = CharTokenizer(token for token in content["model"]["vocab"] if token not in (UNKNOWN, END_OF_TEXT))
-    if tokenizer.to_json() != content:
-        raise UserError("not a WordLevel model that CharTokenizer wrote; train a CharTokenizer")
+    characters = [token for token in content["model"]["vocab"] if token not in (UNKNOWN, END_OF_TEXT)]
+    words = [token for token in characters if len(token) != 1]
+    if words or (tokenizer := CharTokenizer(characters)).to_json() != content:
+        example = f" (it has the word {words[0][:40]!r})" if words else ""
+        raise UserError(f"not a WordLevel model that CharTokenizer wrote{example}; give byte-level BPE or characters")
     return tokenizer
