@@ -263,3 +263,17 @@ def test_large_files_are_read_in_little_memory(tmp_path, name):
     tracemalloc.stop()
     assert length > 30_000 * 1040
     assert peak < 12e6
+
+
+@pytest.mark.parametrize("pattern", ["s/**", "s/**/*.txt", "s/*/*.txt"])
+def test_a_pattern_over_links_in_a_circle_finds_each_file_once(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    write(Path("s/one/a.txt"), "words")
+    Path("s/one/loop").symlink_to("..")
+    Path("s/one/dead.txt").symlink_to("nowhere")
+    assert [file.path.resolve().name for file in find_files([pattern])] == ["a.txt"]
+
+
+def test_a_pattern_that_only_a_dead_link_matches_is_refused(tmp_path):
+    (tmp_path / "dead.txt").symlink_to("nowhere")
+    refused("no file matches this pattern", tmp_path / "*.txt")

@@ -96,7 +96,9 @@ def _files(name: Path) -> list[SourceFile]:
         return _files_in(name)
     if name.exists() or not has_magic(str(name)):
         return [_checked(SourceFile(name, named=True))]
-    matches = [Path(match) for match in sorted(glob(str(name), recursive=True))]
+    matches = [
+        Path(match) for match in sorted(glob(str(name), recursive=True)) if os.path.exists(match)
+    ]  # no dead link
     if not matches:
         raise UserError(f"{name}: no file matches this pattern; check it")
     below = [_files_in(match) if match.is_dir() else [SourceFile(match, named=False)] for match in matches]
