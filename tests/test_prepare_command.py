@@ -14,7 +14,7 @@ from llamita.data import TokenFile, open_dataset, prepare, prepare_data
 from llamita.data.manifest import Manifest
 from llamita.data.prepare import training_part
 from llamita.errors import UserError
-from llamita.tokenizer import END_OF_TEXT, CharTokenizer, load_tokenizer
+from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, load_tokenizer
 from llamita.train import RunDirectory
 
 fixtures = (cache, text)
@@ -330,3 +330,15 @@ def test_a_mistake_while_preparing_leaves_what_was_there(text, tmp_path, capsys)
     with pytest.raises(UserError):
         open_dataset(config(tmp_path / "mine", max_seq_len=100_000))
     TokenFile(tmp_path / "mine" / "train.bin").verify()
+
+
+def test_it_is_said_where_a_tokenizer_marks_no_ends_of_documents(tmp_path, capsys):
+    BPETokenizer({byte: bytes([byte]) for byte in range(256)}, []).save(tmp_path / "bytes")
+    write_text(tmp_path / "many.txt")
+    (tmp_path / "one.txt").write_text("once upon a time")
+    for name, said in {"many": True, "one": False}.items():
+        words = ["--data", tmp_path / f"{name}.txt", "--tokenizer", tmp_path / "bytes", "--vocab_size", 256]
+        assert command("prepare", *words) == 0
+        error = capsys.readouterr().err
+        assert error.count("the tokenizer has no <|endoftext|>") == said
+        assert error.count("\n") == said

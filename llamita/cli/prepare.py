@@ -1,6 +1,7 @@
 """`llamita prepare`."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from llamita.cli.flags import DataFlags
@@ -31,15 +32,15 @@ def prepare(
     output_dir: Path
         A folder for the token files and their tokenizer, to train on with --data; default: one in the cache.
     """
-    from llamita.data import note_on_vocabulary, prepare_data
+    from llamita.data import note_on_documents, note_on_vocabulary, prepare_data
     from llamita.train import Display
 
-    display = Display()
     wanted = RunConfig(model=ModelConfig(vocab_size=vocab_size), data=data, training=TrainingConfig(seed=seed))
-    prepared, tokenizer, _ = prepare_data(wanted, display.progress, output_dir)
-    display.close()
-    if note := note_on_vocabulary(wanted, tokenizer):
-        print(note, file=sys.stderr)
+    with closing(Display()) as display:
+        prepared, tokenizer, _ = prepare_data(wanted, display.progress, output_dir)
+    for note in (note_on_vocabulary(wanted, tokenizer), note_on_documents(prepared, tokenizer)):
+        if note:
+            print(note, file=sys.stderr)
     print(f"source      {prepared.manifest.source}")
     print(f"tokenizer   {tokenizer.vocab_size:,} tokens")
     for name, part in prepared.manifest.parts.items():

@@ -1,6 +1,6 @@
 """Token files on disk, the order of training, and the batches that come of both."""
 
-from llamita.data.dataset import Dataset, note_on_vocabulary, open_dataset, prepare_data
+from llamita.data.dataset import Dataset, note_on_documents, note_on_vocabulary, open_dataset, prepare_data
 from llamita.data.manifest import Manifest, Part
 from llamita.data.order import BatchOrder, permute
 from llamita.data.prepare import Prepared, prepare
@@ -20,6 +20,7 @@ __all__ = [
     "StreamWindows",
     "TokenFile",
     "Windows",
+    "note_on_documents",
     "note_on_vocabulary",
     "open_dataset",
     "permute",

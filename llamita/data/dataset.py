@@ -13,7 +13,14 @@ from llamita.data.prepare import Prepared, prepare, training_part
 from llamita.data.windows import DocumentWindows, StreamWindows, Windows
 from llamita.errors import UserError
 from llamita.files import default_cache
-from llamita.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, train_tokenizer, vocabulary_note
+from llamita.tokenizer import (
+    END_OF_TEXT,
+    CharTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+    vocabulary_note,
+)
 from llamita.tokenizer.making import KINDS
 
 TRAINING_STORIES = 30_000
@@ -91,6 +98,16 @@ def note_on_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> str | None:
         return None
     brought_by = folder or f"the tokenizer {config.data.tokenizer}"
     return f"warning: vocab_size is {tokenizer.vocab_size:,}, that of {brought_by}, not {wanted:,}"
+
+
+def note_on_documents(prepared: Prepared, tokenizer: Tokenizer) -> str | None:
+    """What to tell a person whose documents no token ends; None where one does, or where there is one document."""
+    if tokenizer.end_id is not None or prepared.train.part.documents == 1:
+        return None
+    return (
+        f"warning: the tokenizer has no {END_OF_TEXT}: nothing marks where a document ends, so the model will not end "
+        "one either; add that special token, or take another tokenizer"
+    )
 
 
 def window_kind(config: RunConfig) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 
 from llamita.config import RunConfig
@@ -34,18 +35,19 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
     `KeyboardInterrupt` or `SystemExit` once the step is finished and saved. With a `world_size` above 1, other
     processes do it, and this one waits for them.
     """
-    display = display or Display()
-    started = started_processes()
-    if started is None and config.run.world_size > 1:
-        return _train_in_processes(config, display)
-    if config.run.world_size not in (0, started or 1):
-        raise UserError(f"--world_size is {config.run.world_size}, but {started} processes were started: leave it out")
-    with processes_from_environment() as processes, open_run(config, processes, display) as run:
-        if run.state.step < run.config.training.max_steps:
-            announce(run)
-        _train(run)
-        display.close()
-        return run.directory.path
+    with closing(display or Display()) as display:  # also after an error or Ctrl-C: a bar hides the cursor
+        started = started_processes()
+        if started is None and config.run.world_size > 1:
+            return _train_in_processes(config, display)
+        if config.run.world_size not in (0, started or 1):
+            raise UserError(
+                f"--world_size is {config.run.world_size}, but {started} processes were started: leave it out"
+            )
+        with processes_from_environment() as processes, open_run(config, processes, display) as run:
+            if run.state.step < run.config.training.max_steps:
+                announce(run)
+            _train(run)
+            return run.directory.path
 
 
 def _train_in_processes(config: RunConfig, display: Display) -> Path:

@@ -14,7 +14,7 @@ import torch
 
 from llamita.config import RunConfig, default_learning_rate, replace
 from llamita.corpus import short_name
-from llamita.data import BatchOrder, Dataset, note_on_vocabulary, open_dataset
+from llamita.data import BatchOrder, Dataset, note_on_documents, note_on_vocabulary, open_dataset
 from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
 from llamita.model import Llama
@@ -70,8 +70,9 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     display = display if processes.is_main else Display(quiet=True)
     with processes.main_first():
         data = open_dataset(config, display.progress)
-    if note := note_on_vocabulary(config, data.tokenizer):
-        display.say(note)
+    for note in (note_on_vocabulary(config, data.tokenizer), note_on_documents(data.prepared, data.tokenizer)):
+        if note:
+            display.say(note)
     config = resolve(config, data)
     require_enough_sequences(config, processes.world_size)
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
