@@ -11,8 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from runs import cache, command, refusal, text, train_words
 
+from llamita.errors import UserError
 from llamita.evaluate import PositionLosses
 from llamita.evaluate.plots import DRAWINGS, Pictured, smoothed, thinned, write_plots
+from llamita.train import RunDirectory
 
 fixtures = (cache, text)
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -185,3 +187,10 @@ def test_matplotlib_is_only_loaded_to_plot(text, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, cwd=tmp_path)
     assert json.loads(done.stdout.splitlines()[-1]) is False
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", "null", "{}", '{"step": "x"}', '{"step": 2, "train_loss": "low"}'])
+def test_a_line_of_the_log_that_is_json_but_no_metrics_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "train_loss": null, "lr": 0.1}}\n{line}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is no line of this log"):
+        RunDirectory(tmp_path).metrics.rows()

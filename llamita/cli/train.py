@@ -42,7 +42,8 @@ def train(
 def _conclude(directory: "RunDirectory") -> None:
     """The last lines: what to try next, and how far the loss is from its floor."""
     facts = directory.facts()
-    scored = next((r["val_loss"] for r in reversed(directory.metrics.rows()) if r["val_loss"] is not None), math.nan)
+    losses = [row["val_loss"] for row in directory.metrics.rows() if row.get("val_loss") is not None]
+    scored = losses[-1] if losses else math.nan
     print("\nTry next:")
     print(f"  llamita generate --checkpoint {directory.path}")
     print(f"  llamita eval --checkpoint {directory.path}")

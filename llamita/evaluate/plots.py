@@ -81,7 +81,7 @@ class Pictured:
     def tokens_per_step(self) -> float:
         """On average; 0 where no step was made."""
         last = self.rows[-1] if self.rows else {}
-        return last["tokens"] / last["step"] if last.get("step") else 0.0
+        return last.get("tokens", 0) / last["step"] if last.get("step") else 0.0
 
 
 Drawing = Callable[[Axes, Pictured], bool]

@@ -29,7 +29,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.metrics = JsonLines(self.path / METRICS_FILE)
+        self.metrics = JsonLines(self.path / METRICS_FILE, numbers=True)
         self.samples = JsonLines(self.path / SAMPLES_FILE)
 
     def exists(self) -> bool:
@@ -135,8 +135,9 @@ class RunDirectory:
 class JsonLines:
     """A file of JSON objects, one a line, that survives being cut off anywhere: its end is restored by `truncate`."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, numbers: bool = False):
         self.path = path
+        self._numbers = numbers  # whether every value is one, or null
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one line, in one piece. Raises `UserError` where the disk does not take it all."""
@@ -164,16 +165,24 @@ class JsonLines:
             os.truncate(self.path, min(offset, self.path.stat().st_size))
 
     def rows(self) -> list[dict[str, Any]]:
-        """All complete lines. Raises `UserError` where one is damaged."""
+        """All complete lines, each an object. Raises `UserError` where one is damaged."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         # Not splitlines(): a text may hold U+2028 and the like. What follows the last newline is a torn line.
         return [self._row(number, line) for number, line in enumerate(text.split("\n")[:-1], 1)]
 
     def _row(self, number: int, line: str) -> dict[str, Any]:
         try:
-            return json.loads(line)
+            row = json.loads(line)
         except ValueError:
             raise UserError(f"{self.path}: line {number} is not JSON ({line[:40]!r}): restore or delete it") from None
+        if not isinstance(row, dict) or (self._numbers and not _is_metrics(row)):
+            raise UserError(f"{self.path}: line {number} is no line of this log ({line[:40]!r}): restore or delete it")
+        return row
+
+
+def _is_metrics(row: dict[str, Any]) -> bool:
+    """Whether it has a step, and nothing but numbers or null."""
+    return isinstance(row.get("step"), int) and all(isinstance(v, int | float | None) for v in row.values())
 
 
 def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -> Path:
