@@ -353,3 +353,12 @@ def test_the_last_lines_say_what_to_try_next(text, tmp_path, capsys):
     assert f"llamita generate --checkpoint {tmp_path / 'run'}" in printed
     assert f"llamita eval --checkpoint {tmp_path / 'run'}" in printed
     assert re.search(r"unigram entropy \d\.\d+ nats/token, validation loss \d\.\d+\n$", printed)
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llamita.tokenizer.load_tokenizer", interrupted)
+    assert command("tokenizer", "encode", "words", "--tokenizer", "gpt2") == 130
+    assert capsys.readouterr().err == "llamita: interrupted\n"

@@ -210,3 +210,17 @@ def test_a_position_without_targets_has_no_loss():
     means = PositionLosses(np.array([2.0, 0.0]), np.array([4, 0]), 0).means()
     assert means[0] == 0.5
     assert math.isnan(means[1])
+
+
+@kinds
+def test_progress_counts_the_windows_up_to_all_of_them(text, monkeypatch, kind):
+    monkeypatch.setattr(positions_module, "LOGITS_AT_ONCE", 500)
+    data, model = opened(text, **kind)
+    seen = []
+    evaluate_positions(
+        model, data.validation, data.tokenizer.byte_lengths, progress=lambda done, total: seen.append((done, total))
+    )
+    counts = [done for done, _ in seen]
+    assert counts == sorted(set(counts))
+    assert len(counts) > 1
+    assert seen[-1] == (len(data.validation), len(data.validation))

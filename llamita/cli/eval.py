@@ -2,6 +2,8 @@
 
 import json
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +48,6 @@ def evaluate(
         auto, cpu, cuda or mps.
     """
     from llamita.config import ExecutionConfig
-    from llamita.evaluate import evaluate_positions
     from llamita.train import RunDirectory, choose_hardware
     from llamita.train.loading import load_found
     from llamita.train.run_directory import find_verified
@@ -63,7 +64,7 @@ def evaluate(
     hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"))
     model = hardware.apply(model)
     started = time.perf_counter()
-    losses = evaluate_positions(model, data.validation, tokenizer.byte_lengths)
+    losses = _score(model, data)
     speed = losses.total.targets / (time.perf_counter() - started)
     print(f"checkpoint      {found.path}")
     _print_losses(losses, data.floor)
@@ -84,12 +85,21 @@ def _open_data(config: RunConfig, cache_dir: str, run: Path, fingerprint: str) -
     from llamita.data import open_dataset
     from llamita.train import Display
 
-    display = Display()
-    data = open_dataset(replace(config, cache_dir=cache_dir) if cache_dir else config, display.progress)
-    display.close()
+    with closing(Display()) as display:
+        data = open_dataset(replace(config, cache_dir=cache_dir) if cache_dir else config, display.progress)
     if data.fingerprint != fingerprint:
         raise UserError(f"{run}: the text of this run has changed since ({config.data.data[0]}); restore it")
     return data
+
+
+def _score(model: "Llama", data: "Dataset") -> "PositionLosses":
+    """The losses on all validation windows, with a bar meanwhile on a terminal."""
+    from llamita.evaluate import evaluate_positions
+    from llamita.train import Display
+
+    with closing(Display()) as display:
+        progress = partial(display.progress, "scoring")
+        return evaluate_positions(model, data.validation, data.tokenizer.byte_lengths, progress=progress)
 
 
 def _print_losses(losses: "PositionLosses", floor: float | None) -> None:

@@ -85,7 +85,7 @@ def _ask() -> str:
         sys.exit(0)
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        raise
+        sys.exit(130)
 
 
 def _piped() -> str:

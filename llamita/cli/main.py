@@ -19,6 +19,7 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
     config=fill_from_files,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # `main` says that it was one
 )
 # Named, not imported: a command's module is loaded when it is called, so that --help answers at once.
 app.command("llamita.cli.prepare:prepare", help="Tokenize text into files that training maps into memory.")
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.stderr.close()
         sys.exit(0)
     except KeyboardInterrupt:
+        print("llamita: interrupted", file=sys.stderr)
         sys.exit(130)
 
 

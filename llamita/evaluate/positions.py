@@ -1,5 +1,6 @@
 """How well a model predicts, by how much it has seen: the loss at each position of the context."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -53,17 +54,25 @@ def evaluate_positions(
     byte_lengths: np.ndarray,
     indices: np.ndarray | None = None,
     precision: Precision = nullcontext,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PositionLosses:
-    """Score `windows` as `evaluate_loss` does, each target once, keeping the positions of the context apart."""
+    """Score `windows` as `evaluate_loss` does, each target once, keeping the positions of the context apart.
+
+    `progress` is called with (windows scored so far, windows in all).
+    """
     context = model.config.max_seq_len
     lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))
     nats, targets, num_bytes = torch.zeros(context, dtype=torch.float64), torch.zeros(context, dtype=torch.int64), 0
+    done, total = 0, len(windows) if indices is None else len(indices)
     tokens_at_once = LOGITS_AT_ONCE // model.config.vocab_size
     for batch, losses in scored_batches(model, windows, indices, precision, "none", tokens_at_once):
         counted = batch.targets != IGNORED  # (batch, seq), as losses are; seq may be less than the context
         nats[: counted.shape[1]] += losses.cpu().double().sum(dim=0)
         targets[: counted.shape[1]] += counted.sum(dim=0)
         num_bytes += int(lengths[batch.targets[counted]].sum())
+        done += len(batch.ids)
+        if progress is not None:
+            progress(done, total)
     return PositionLosses(nats.numpy(), targets.numpy(), num_bytes)
 
 
