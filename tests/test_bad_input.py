@@ -239,3 +239,20 @@ def test_damaged_token_files_are_told_with_what_to_do(text, tmp_path, cache, cap
     error = refusal(capsys, *train_words(text, tmp_path / "run", max_steps=1))
     assert "delete the folder" in error
     write_text(text)  # the text itself is as it was
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "--tie_embeddings", "False"], "--no-tie_embeddings off"),
+        (["train", "--tie-weights", "true"], "--tie_embeddings is on"),
+        (["train", "--no-qk_norm", "yes"], "--no-qk_norm off"),
+        (["train", "a.txt"], "'a.txt' belongs to no flag: texts are named with --data"),
+        (["prepare", "a.txt", "b.txt"], "'a.txt' belongs to no flag: texts are named with --data"),
+        (["eval", "my_run"], "--checkpoint"),
+        (["generate", "Once", "upon"], "in quotes"),
+        (["presets", "all"], "llamita presets --help"),
+    ],
+)
+def test_a_word_that_belongs_to_no_flag_is_told_with_the_flag_that_was_meant(capsys, words, named):
+    assert named in refusal(capsys, *words)

@@ -20,6 +20,13 @@ from llamita.errors import UserError
 from llamita.presets import preset_path
 
 FRACTION = re.compile(r"[+-]?[\d_]*\.[\d_]*[1-9][\d_]*")  # 30.0 is a whole number
+SWITCH_VALUES = {"true", "false", "yes", "no", "on", "off", "0", "1"}
+STRAY_HINTS = {
+    "train": "texts are named with --data, a TOML file with --config",
+    "prepare": "texts are named with --data, a TOML file with --config",
+    "eval": "a run is named with --checkpoint",
+    "generate": "a prompt of several words stands in quotes, a run is named with --checkpoint",
+}
 FLAT = Parameter(name="*")  # the fields of a table are flags of their own: --hidden_size, not --model.hidden_size
 
 ModelFlags = Annotated[ModelConfig, FLAT]
@@ -41,6 +48,16 @@ def _canonical(word: str) -> str:
     name = said.removeprefix("no_")  # of a switch
     negative = said.removesuffix(name)
     return f"--{negative}{ALIASES[name]}{equals}{value}" if flag.startswith("--") and name in ALIASES else word
+
+
+def stray_word(stray: str, words: list[str]) -> str:
+    """What to say of a word on the command line that belongs to no flag."""
+    before = words[max(0, words.index(stray) - 1)] if stray in words else ""
+    if before.startswith("--") and stray.lower() in SWITCH_VALUES:
+        name = before.removeprefix("--").removeprefix("no-").removeprefix("no_")
+        return f"{before} takes no value, so {stray!r} is one too many: --{name} is on, --no-{name} off"
+    hint = STRAY_HINTS.get(words[0], f"llamita {words[0]} --help lists them")
+    return f"{stray!r} belongs to no flag: {hint}"
 
 
 def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -4,11 +4,11 @@ import io
 import sys
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from rich.console import Console
 
 from llamita import __version__
-from llamita.cli.flags import canonical_flags, fill_from_files
+from llamita.cli.flags import canonical_flags, fill_from_files, stray_word
 from llamita.errors import UserError
 
 app = App(
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> Any:
     words = canonical_flags(sys.argv[1:] if arguments is None else arguments)
     try:
         return app(words, exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        fail(stray_word((error.unused_tokens or [""])[0], words))
     except CycloptsError as error:
         fail(_one_line(error))
     except UserError as error:
