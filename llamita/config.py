@@ -24,6 +24,9 @@ from llamita.errors import UserError
 from llamita.model_config import ModelConfig, derived_sizes
 from llamita.presets import preset_path
 
+MOST_THREADS = 1024
+MOST_STEPS = 10**9  # more is a slip of the pen, and far from what the order of batches can count
+
 EXECUTION = {"execution": True}
 """Field metadata: this field may change between two starts of one run."""
 
@@ -174,6 +177,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "grad_accum_steps")
         require_not_negative(self, "seed", "max_steps", "epochs")
+        if max(self.max_steps, self.epochs) > MOST_STEPS:
+            raise UserError(f"a run has at most {MOST_STEPS:,} steps: lower --max_steps or --epochs")
         if self.max_steps and self.epochs:
             raise UserError(f"max_steps {self.max_steps} and epochs {self.epochs} both say how long: give one of them")
 
@@ -226,6 +231,8 @@ class ExecutionConfig:
         require_positive(self, "sample_count", *_in_steps(self, "log_every", "eval_every", "save_every"))
         require_not_negative(self, "world_size", "threads", "micro_batch_size", "eval_sequences", "keep_last")
         require_not_negative(self, *_in_steps(self, "sample_every"))
+        if self.threads > MOST_THREADS:
+            raise UserError(f"threads is {self.threads:,}, but at most {MOST_THREADS:,} are started")
 
 
 def _in_steps(config: ExecutionConfig, *names: str) -> list[str]:

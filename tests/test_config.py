@@ -208,6 +208,9 @@ def test_a_file_that_is_missing_a_folder_or_binary_is_one_line(tmp_path):
         ({"world_size": -1}, ["world_size is -1"]),
         ({"decay_share": 1.5}, ["decay_share is 1.5", "at most 1"]),
         ({"threads": -1}, ["threads"]),
+        ({"threads": 1_000_000}, ["threads is 1,000,000", "1,024"]),
+        ({"max_steps": 10**25}, ["1,000,000,000 steps", "--max_steps or --epochs"]),
+        ({"epochs": 1e300}, ["1,000,000,000 steps", "--max_steps or --epochs"]),
     ],
     ids=str,
 )

@@ -70,7 +70,7 @@ def test_the_same_bytes_have_the_same_fingerprint_and_others_another(tmp_path):
 def test_the_description_names_the_files_and_the_size(tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text("x" * 50_000)
-    assert TextFiles(tmp_path / "0.txt").describe() == "0.txt (0.1 MB)"
+    assert TextFiles(tmp_path / "0.txt").describe() == "0.txt (50.0 KB)"
     assert TextFiles(sorted(tmp_path.iterdir())).describe() == "0.txt, 1.txt, 2.txt and 2 more (0.2 MB)"
 
 

@@ -154,6 +154,46 @@ def test_more_processes_than_sequences_are_refused_before_any_is_started(text, t
     assert not (tmp_path / "run").exists()
 
 
+def test_far_more_processes_than_cores_are_refused_before_any_is_started(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("llamita.train.loop.launch", lambda *_: pytest.fail("processes were started"))
+    many = {"world_size": 1_000_000, "batch_size": 1_000_000}
+    assert "1,000,000 processes on" in refusal(capsys, *train_words(text, tmp_path / "run", **many))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_gpus_are_refused_before_any_is_started(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("llamita.train.loop.launch", lambda *_: pytest.fail("processes were started"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert "each needs a GPU" in refusal(capsys, *train_words(text, tmp_path / "run", world_size=2, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT are not"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT is not"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "RANK is 2"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"}, "ports end at 65535"),
+    ],
+    ids=str,
+)
+def test_half_of_what_torchrun_sets_is_one_line(text, tmp_path, monkeypatch, capsys, environment, named):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    message = refusal(capsys, *train_words(text, tmp_path / "run"))
+    assert named in message
+    assert "start with torchrun" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_without_a_world_size_means_nothing(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert command(*train_words(text, tmp_path / "run")) == 0
+    assert "Try next" in capsys.readouterr().out
+
+
 def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(text, tmp_path):
     run = tmp_path / "run"
     assert ended(start(train_words(text, run, **TWO), tmp_path)) == 0
@@ -211,7 +251,9 @@ def test_under_torchrun_a_mistake_is_told_once(text, tmp_path):
 
 
 def test_another_world_size_than_torchruns_is_one_line(text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    torchruns = {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in torchruns.items():
+        monkeypatch.setenv(name, value)
     message = refusal(capsys, *train_words(text, tmp_path / "run", world_size=2))
     assert "--world_size is 2, but 4 processes were started: leave it out" in message
 

@@ -2,6 +2,8 @@
 
 import math
 import random
+import re
+import shutil
 import tomllib
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -335,6 +337,31 @@ def test_losses_that_only_hover_are_no_overfitting():
 
 def test_a_slow_rise_of_the_validation_loss_is_overfitting_once_it_is_noticeable():
     assert hints([(1.5 - 0.01 * step, 2.0 * 1.003**step) for step in range(20)]) == [7]
+
+
+def test_a_resumed_run_hints_at_overfitting_where_an_undisturbed_one_does(text, tmp_path, capsys):
+    """The log says what the evaluations before the stop had found, and that the hint was given."""
+    options = {"max_steps": 600, "eval_every": 30, "hidden_size": 64, "save_every": 30, "log_every": 30, "keep_last": 0}
+    few = write_text(tmp_path / "few.txt", documents=12)
+    words = train_words(few, tmp_path / "run", **options)
+    assert command(*words) == 0
+    said = capsys.readouterr().out
+    at = int(re.findall(r"step (\d+): validation", said.partition("hint: ")[0])[-1])
+    for stopped, times in ((at - 30, 1), (at, 0)):  # just before the hint, and just after it
+        for step in range(stopped + 30, 601, 30):
+            shutil.rmtree(tmp_path / "run" / f"step_{step:08d}")
+        assert command(*words) == 0
+        again = capsys.readouterr().out
+        assert again.count("hint: ") == times
+        assert times == 0 or again[again.index("hint: ") :].splitlines()[0] in said
+
+
+def test_a_run_that_ends_in_its_warmup_is_warned_of(text, tmp_path, capsys):
+    assert command(*train_words(text, tmp_path / "short", warmup_steps=48)) == 0
+    assert "the learning rate grows to 25% of what it should be: lower --warmup_steps" in capsys.readouterr().out
+    assert max(row["lr"] or 0 for row in rows(tmp_path / "short")) == pytest.approx(0.25 * TINY["learning_rate"])
+    assert command(*train_words(text, tmp_path / "long", warmup_steps=12)) == 0
+    assert "warmup" not in capsys.readouterr().out
 
 
 def test_how_often_a_step_is_tried_out_is_decided_for_all_processes_by_the_slowest(monkeypatch):

@@ -76,7 +76,7 @@ class TextFiles:
         names = ", ".join(file.path.name for file in self.files[:3])
         more = f" and {len(self.files) - 3:,} more" if len(self.files) > 3 else ""
         limit = f", the first {self._max_documents:,} documents" if self._max_documents else ""
-        return f"{names}{more} ({self.total_bytes / 1e6:,.1f} MB{limit})"
+        return f"{names}{more} ({_readable(self.total_bytes)}{limit})"
 
     def _pieces_of(self, file: SourceFile) -> Iterator[str]:
         """The documents of one file as pieces."""
@@ -102,3 +102,8 @@ class TextFiles:
         how = "" if self._documents == "auto" else self._documents
         packed = "gzip" if file.compressed else ""
         return how + packed + (f"jsonl {self._text_field}" if file.suffix == ".jsonl" else "")
+
+
+def _readable(size: int) -> str:
+    """Bytes in the unit that suits them: small texts in KB, others in MB."""
+    return f"{size / 1e3:,.1f} KB" if size < 100_000 else f"{size / 1e6:,.1f} MB"

@@ -21,8 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from llamita.errors import UserError
 
 PATIENCE = timedelta(days=1)  # one process prepares data, saves and writes samples, while the others wait
+MEETING = timedelta(minutes=10)  # by then the process that keeps the store has to be there
 FAILURE = "llamita/failure"  # where in the store the first process that failed says why
 FIRST_ATTEMPT = "attempt 0"
+MEND = "start with torchrun, or unset WORLD_SIZE and use --world_size"
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,20 @@ class Processes:
 
 
 def started_processes() -> int | None:
-    """How many processes torchrun, or llamita itself, started to train together; None where neither did."""
-    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+    """How many processes torchrun, or llamita itself, started to train together; None where neither did.
+
+    Raises `UserError` where the environment says so in part only, or what cannot be.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    if (world_size := _number("WORLD_SIZE")) != 1:
+        _check_environment()
+    return world_size
 
 
 def is_main_process() -> bool:
     """Whether this process is the one that prints; known before, and after, the processes have found one another."""
-    return os.environ.get("RANK", "0") == "0"
+    return started_processes() in (None, 1) or _number("RANK") == 0
 
 
 @contextmanager
@@ -124,7 +133,12 @@ def meeting_store() -> Store:
     rank, kept_for_us = _place()[0], os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     main = rank == 0 and not kept_for_us
-    store = TCPStore(address, port, is_master=main, timeout=PATIENCE, wait_for_workers=False)
+    try:
+        store = TCPStore(address, port, is_master=main, timeout=MEETING, wait_for_workers=False)
+    except dist.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no meeting at MASTER_ADDR {address}, MASTER_PORT {port} ({reason}): {MEND}") from None
+    store.set_timeout(PATIENCE)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     return PrefixStore(f"attempt {attempt}" if attempt else FIRST_ATTEMPT, store)
 
@@ -140,15 +154,32 @@ def first_to_fail(store: Store, error: BaseException) -> bool:
     return False
 
 
+def _check_environment() -> None:
+    """Raise `UserError` where what torchrun sets is there in part only, or cannot be."""
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is set, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: {MEND}"
+        )
+    rank, world_size, *_ = _place()
+    if rank >= world_size:
+        raise UserError(f"RANK is {rank}, but WORLD_SIZE {world_size}, and ranks count from 0: {MEND}")
+    if _number("MASTER_PORT") >= 2**16:
+        raise UserError(f"MASTER_PORT is {_number('MASTER_PORT')}, but ports end at 65535: {MEND}")
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """The number in an environment variable. Raises `UserError` where there is none."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UserError(f"the environment variable {name} is {text!r}, but must be a number: {MEND}")
+    return int(text)
+
+
 def _place() -> tuple[int, int, int, int]:
     """Rank and world size, and the same among the processes of this machine; where these are not told, all are here."""
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return (
-        rank,
-        world_size,
-        int(os.environ.get("LOCAL_RANK", rank)),
-        int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
-    )
+    rank, world_size = _number("RANK"), _number("WORLD_SIZE")
+    return rank, world_size, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", world_size)
 
 
 def _backend() -> str:

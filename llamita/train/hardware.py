@@ -20,6 +20,7 @@ from llamita.parallel import Processes
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PROCESSES_PER_CORE = 4  # more than one is good for trials only; each takes some 300 MB before it computes anything
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
 
 
@@ -100,12 +101,25 @@ def _take_device(device: str, processes: Processes) -> None:
             f"--device {device} is one device, for one process: leave out --world_size, or use --device cpu"
         )
     if device == "cuda":
-        if processes.local_world_size > torch.cuda.device_count():
-            raise UserError(
-                f"--world_size: {processes.local_world_size} processes here, but each needs a GPU, and there are "
-                f"{torch.cuda.device_count()}: lower it, or use --device cpu"
-            )
+        require_places(device, processes.local_world_size)
         torch.cuda.set_device(processes.local_rank)
+
+
+def require_places(device: str, processes: int) -> None:
+    """Raise `UserError` for more processes than this machine has GPUs for, or far more than it has cores.
+
+    Of an `auto` device the cores are counted: it may stand for the CPU, where a run began on that.
+    """
+    if device == "cuda" and processes > torch.cuda.device_count():
+        raise UserError(
+            f"--world_size: {processes:,} processes here, but each needs a GPU, and there are "
+            f"{torch.cuda.device_count()}: lower it, or use --device cpu"
+        )
+    if processes > (most := PROCESSES_PER_CORE * _usable_cores()):
+        raise UserError(
+            f"--world_size: {processes:,} processes on {_usable_cores():,} cores would only wait for one another: "
+            f"at most {most:,} are started here"
+        )
 
 
 def _best_device() -> str:

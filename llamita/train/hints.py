@@ -1,7 +1,9 @@
 """What a person would like to be told while a run goes on."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 WINDOW = 3  # evaluations in a row that have to agree
 NOTICEABLE = 1.02  # how far above its best the validation loss has to be (Prechelt, 1998: generalization loss of 2 %)
@@ -21,8 +23,17 @@ class OverfittingHint:
     losses: list[float] = field(default_factory=list)
     given: bool = False
 
+    def remember(self, rows: Iterable[Mapping[str, Any]]) -> "OverfittingHint":
+        """Take note of all lines of a log, as if they came now: a resumed run hints where an undisturbed one would."""
+        for row in rows:
+            if row["train_loss"] is not None:
+                self.trained(row["train_loss"])
+            if row["val_loss"] is not None:
+                self.evaluated(row["step"], row["val_loss"])
+        return self
+
     def trained(self, loss: float) -> None:
-        """Take note of the training loss of an update."""
+        """Take note of the training loss of an update that is logged."""
         self.losses.append(loss)
 
     def evaluated(self, step: int, val_loss: float) -> str | None:

@@ -10,6 +10,7 @@ from llamita.errors import UserError
 from llamita.optim import clip_grad_norm_, make_schedule
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.train.display import Display
+from llamita.train.hardware import require_places
 from llamita.train.hints import OverfittingHint
 from llamita.train.plan import announce
 from llamita.train.run import Run, open_run, require_enough_sequences
@@ -52,6 +53,7 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
 
 def _train_in_processes(config: RunConfig, display: Display) -> Path:
     require_enough_sequences(config, config.run.world_size)  # before they are all started
+    require_places(config.run.device, config.run.world_size)
     task = {"config": config.tables(), "quiet": display.console.quiet}
     with stop_request() as stop:
         path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.signal)
@@ -67,7 +69,8 @@ def _train(run: Run) -> None:
     learning_rate = make_schedule(run.config.optimizer, max_steps)
     max_norm = run.config.optimizer.grad_clip or math.inf
     model = run.processes.wrap(run.model)
-    clock, overfitting = _Clock(state.tokens), OverfittingHint()
+    clock = _Clock(state.tokens)
+    overfitting = OverfittingHint().remember(run.directory.metrics.rows() if run.processes.is_main else [])
 
     if state.step == 0:
         log_metrics(run, {}, scored := evaluate(run))
@@ -99,7 +102,6 @@ def _train(run: Run) -> None:
                 clock.stop()
                 continue
 
-            overfitting.trained(loss.item())
             norm_found = norm.item() if updated else None
             require_finite(run, loss.item(), norm_found)
             clock.stop()
@@ -108,6 +110,7 @@ def _train(run: Run) -> None:
             if logging:  # a stop leaves no line that an undisturbed run would not have
                 values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm_found, "tokens_per_second": speed}
                 log_metrics(run, values, scored)
+                overfitting.trained(loss.item())
             status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s"
             display.progress("training", state.step, max_steps, status)
             if scored:

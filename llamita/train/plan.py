@@ -49,7 +49,20 @@ def announce(run: Run) -> None:
     }
     for name, text in lines.items():
         run.display.say(f"{name:<11} {text}")
+    if note := _note_on_warmup(run):
+        run.display.say(note)
     run.display.say()
+
+
+def _note_on_warmup(run: Run) -> str | None:
+    """What to say where a run ends before its learning rate has grown: it learns next to nothing."""
+    warmup, steps = run.config.optimizer.warmup_steps, run.config.training.max_steps
+    if warmup <= steps:
+        return None
+    return (
+        f"warning: {steps:,} steps end before the {warmup:,} of the warmup, and the learning rate grows to "
+        f"{steps / warmup:.0%} of what it should be: lower --warmup_steps, or raise --max_steps or --epochs"
+    )
 
 
 def trial_step(run: Run) -> tuple[float, float]:
