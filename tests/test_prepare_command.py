@@ -213,7 +213,7 @@ def test_validation_files_are_validated_on_and_all_of_data_is_trained_on(text, t
     other = write_rows(tmp_path / "val.jsonl", seed=5)
     prepared, _, _ = prepare_data(config(text, val_data=(str(other),)))
     assert (prepared.train.part.documents, prepared.validation.part.documents) == (60, 60)
-    assert prepared.manifest.validation == "val.jsonl (0.0 MB)"
+    assert prepared.manifest.validation == "val.jsonl (4.0 KB)"
     assert prepared.train.part.bytes == sum(len(document) for document in TextFiles(text).documents())
     assert command(*train_words(text, tmp_path / "run", val_data=other)) == 0
     assert "missing.txt: no such file" in refusal(capsys, *prepare_words(text, val_data="missing.txt"))
