@@ -30,14 +30,17 @@ from torch.nn.functional import cross_entropy
 
 import llamita.data.dataset
 import llamita.train.loop
+from llamita.config import GenerationConfig
 from llamita.corpus.stories import validation_stories
 from llamita.data import BatchOrder, open_dataset
+from llamita.errors import UserError
+from llamita.generate.engine import generate_ids
 from llamita.model import Llama, ModelConfig
 from llamita.parallel import Processes
 from llamita.train import Display, plan, train
 from llamita.train.hints import OverfittingHint, overfits
 from llamita.train.run import open_run
-from llamita.train.steps import accumulate_gradients, next_batch
+from llamita.train.steps import accumulate_gradients, evaluate, next_batch
 
 fixtures = (cache, text)
 both_windows = pytest.mark.parametrize("windows", ["stream", "document"])
@@ -258,7 +261,9 @@ def test_samples_may_hold_any_character(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_saves_nothing(text, tmp_path, capsys):
     words = train_words(text, tmp_path / "run", learning_rate=1e30, grad_clip=0, save_every=1)
-    assert "training has diverged" in refusal(capsys, *words)
+    error = refusal(capsys, *words)
+    assert "training has diverged" in error
+    assert "--precision fp32" not in error  # it is that already
     for weights in (tmp_path / "run").glob("step_*/model.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(weights).values())
 
@@ -294,6 +299,18 @@ def test_a_run_follows_its_schedule(text, tmp_path, schedule):
     middle = [1e-2] * 4 if schedule == "constant" else [1e-2 * (12 - step) / 10 for step in range(2, 6)]
     assert found[2:6] == pytest.approx(middle)
     assert found[-1] == pytest.approx(1e-2 / (6 if schedule == "constant" else 10))
+
+
+def test_weights_that_are_numbers_but_predict_none_are_found_by_evaluation_and_by_generation(text, tmp_path):
+    """Gains so large that products of what they scale overflow."""
+    with opened(text, tmp_path) as run:
+        for name, weight in run.model.named_parameters():
+            if "norm" in name:
+                weight.data.fill_(3e38)
+        with pytest.raises(UserError, match=r"the validation loss is .* at step 0: training has diverged"):
+            evaluate(run)
+        with pytest.raises(UserError, match="no numbers: its training has diverged; name an earlier checkpoint"):
+            next(generate_ids(run.model, [[1]], GenerationConfig()))
 
 
 def test_overfitting_is_hinted_at_once_with_the_flags_that_help(text, tmp_path, capsys):

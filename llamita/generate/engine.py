@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from llamita.config import GenerationConfig
+from llamita.errors import UserError
 from llamita.generate.sampling import penalize_repetition, sample_logits
 from llamita.model import KVCache, Llama
 from llamita.randomness import key
@@ -21,7 +22,7 @@ def generate_ids(
 
     The end token itself is yielded. It ends early when all have ended. Randomness is keyed by (config.seed, row,
     position), so the same call gives the same ids. Where the context is full, the first half of what is in it is
-    forgotten and the rest read again from position 0.
+    forgotten and the rest read again from position 0. Raises `UserError` where the model predicts NaN or infinity.
     """
     rows = [list(prompt)[-model.config.max_seq_len :] for prompt in prompts]
     seen = _seen(prompts, model.config.vocab_size)
@@ -55,7 +56,10 @@ def _read(model: Llama, rows: list[list[int]]) -> tuple[KVCache, Tensor]:
     places = [list(range(len(row))) + [PADDING] * (longest - len(row)) for row in rows]
     logits = model(ids, positions=torch.tensor(places, device=device), cache=cache)
     last = torch.tensor([len(row) - 1 for row in rows], device=device)
-    return cache, logits[torch.arange(len(rows), device=device), last]
+    behind = logits[torch.arange(len(rows), device=device), last]
+    if not behind.isfinite().all():
+        raise UserError("what the model predicts are no numbers: its training has diverged; name an earlier checkpoint")
+    return cache, behind
 
 
 def _draw(logits: Tensor, seen: Tensor, config: GenerationConfig, drawn: int) -> Tensor:

@@ -65,6 +65,8 @@ def evaluate(run: Run) -> Evaluation:
     part = evaluate_loss(run.model, run.data.validation, run.data.tokenizer.byte_lengths, own, run.hardware.autocast)
     nats, targets, size = (run.processes.sum(value) for value in (part.nats, part.targets, part.bytes))
     result = Evaluation(nats, int(targets), int(size))
+    if not math.isfinite(result.loss):  # of weights that are still numbers, and whose next loss is none
+        raise _diverged(run, f"the validation loss is {result.loss}")
     if run.state.step > 0 and result.loss < run.state.best_val_loss:  # of step 0 there is no checkpoint
         run.state.best_val_loss, run.state.best_step = result.loss, run.state.step
     return result
@@ -123,9 +125,11 @@ def require_finite(run: Run, loss: float, norm: float | None) -> None:
 
 
 def _diverged(run: Run, what: str) -> UserError:
+    narrow = ", or use --precision fp32" if run.hardware.precision != "fp32" else ""
+    kept = " (the checkpoints before it are kept)" if run.directory.steps() else ""
     return UserError(
-        f"{what} at step {run.state.step}: training has diverged; lower --learning_rate, "
-        "lengthen --warmup_steps, or use --precision fp32 (the last checkpoint is still good)"
+        f"{what} at step {run.state.step:,}: training has diverged; lower --learning_rate or lengthen "
+        f"--warmup_steps{narrow}{kept}"
     )
 
 
