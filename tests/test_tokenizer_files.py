@@ -302,3 +302,9 @@ def test_a_vocabulary_may_lack_just_the_bytes_that_no_text_has(byte):
 @cache
 def bytes_of_unicode() -> set[int]:
     return {byte for code in range(0x110000) if not 0xD800 <= code < 0xE000 for byte in chr(code).encode()}
+
+
+def test_a_place_that_a_tokenizer_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(UserError, match=r"taken/tokenizer\.json: can't be written .*; choose another folder"):
+        characters().save(tmp_path / "taken" / "tokenizer.json")

@@ -22,7 +22,8 @@ class TextFiles:
     """The documents of UTF-8 text files (.txt and others) and JSON lines (.jsonl), each plain or gzip (.gz).
 
     Args:
-        names: files, folders (all below them is read) and patterns such as "a/*.txt"; one or several.
+        names: files, folders (all below them is read, but not behind links to folders) and patterns such as "a/*.txt";
+            one or several.
         documents: what one document is. "auto": a line of JSON lines; in text, what stands between `<|endoftext|>`, or
             else the file. "file": the file. "line": a line, of text too.
         text_field: the field of JSON lines that holds the text.

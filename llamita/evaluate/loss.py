@@ -54,8 +54,8 @@ def evaluate_loss(
 ) -> Evaluation:
     """Score `windows` (those of `indices`, or all), each target once, with the model in evaluation mode.
 
-    `indices` (windows,) int64; `byte_lengths` (vocab_size,): the bytes of text each id stands for;
-    `precision` makes the context of each forward pass.
+    `indices` (windows,) int64; `byte_lengths` (vocab_size,): the bytes of text each id stands for, as of
+    a tokenizer; `precision` makes the context of each forward pass (default: that of the weights).
     """
     lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))
     total, targets, num_bytes = 0.0, 0, 0

@@ -50,14 +50,18 @@ def measure_writing(texts: Sequence[str], tokenizer: Tokenizer, train_ids: np.nd
 def distinct(texts: Sequence[str], n: int) -> float:
     """distinct-n: different n-grams of words over all of them, in all texts together (Li et al., 2016).
 
-    It falls as texts grow longer or more, so compare only what was written with the same settings.
+    From 0 to 1; nan where no text has n words. It falls as texts grow longer or more, so compare only what was written
+    with the same settings.
     """
     grams = [gram for text in texts for gram in _ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
 def repetition(texts: Sequence[str], n: int = REPEATED) -> float:
-    """seq-rep-n: 1 - different n-grams of words / all of them, in each text, then the mean (Welleck et al., 2020)."""
+    """seq-rep-n: 1 - different n-grams of words / all of them, in each text, then the mean (Welleck et al., 2020).
+
+    From 0 (nothing comes twice) to 1; texts of fewer than n words do not count, and nan is where all are such.
+    """
     alone = [grams for text in texts if (grams := list(_ngrams(text, n)))]
     return sum(1 - len(set(grams)) / len(grams) for grams in alone) / len(alone) if alone else math.nan
 

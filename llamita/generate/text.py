@@ -25,7 +25,9 @@ def generate(
 ) -> str:
     """The text that the model writes behind `prompt` (which is not repeated), up to its end token.
 
-    An empty prompt starts a new document. Raises `UserError` for settings out of range.
+    An empty prompt starts a new document. The settings are those of `llamita generate`: the same `seed` gives the same
+    text, a temperature of 0 takes the likeliest token, a top_k of 0 all. Raises `UserError` for settings out of range,
+    and for an empty prompt where the tokenizer has no end token.
     """
     config = GenerationConfig(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
     return "".join(stream(model, tokenizer, prompt, config))

@@ -62,14 +62,19 @@ class Tokenizer(Protocol):
         return hashlib.sha256(self._file_content()).hexdigest()
 
     def save(self, path: str | Path) -> Path:
-        """Write `tokenizer.json` and return its path. A `path` not ending in .json is a folder, made if missing."""
+        """Write `tokenizer.json` and return its path. A `path` not ending in .json is a folder, made if missing.
+
+        Raises `UserError` where it cannot be written.
+        """
         path = Path(path)
         file = path if path.suffix == ".json" and not path.is_dir() else path / "tokenizer.json"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, self._file_content())
         except OSError as error:
-            raise UserError(f"{file}: can't write the tokenizer there ({error.strerror}); choose another") from error
+            raise UserError(
+                f"{file}: can't be written ({error.strerror}); choose another folder, or a cache with LLAMITA_CACHE"
+            ) from error
         return file
 
     def _file_content(self) -> bytes:

@@ -26,7 +26,8 @@ def load_tokenizer(path: str | Path, cache: Path | None = None) -> Tokenizer:
     Files of Hugging Face's `tokenizers` are read if they hold byte-level BPE with a known pattern, and give the same
     ids. What concerns whole texts is not applied: truncation, padding, and the tokens that a post-processor adds around
     a text, such as a first one.
-    Raises UserError, in one line, for a file that is missing, damaged, or of another kind.
+    Raises UserError, in one line, for a file that is missing, damaged, or of another kind, or whose tokens do not cover
+    every byte of text.
     """
     if path == "":
         raise UserError("the name of the tokenizer is empty; give gpt2, or a tokenizer's folder")

@@ -25,7 +25,11 @@ STEP = "step_"
 
 
 class RunDirectory:
-    """The directory of one run."""
+    """The directory of one run.
+
+    `metrics.rows()` and `samples.rows()` are the lines of metrics.jsonl and samples.jsonl, a dictionary each, and raise
+    `UserError` where one is damaged. Losses are in nats per token; null, so None, where a step did not measure that.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -47,7 +51,7 @@ class RunDirectory:
         return RunConfig.from_toml(self.path / CONFIG_FILE)
 
     def facts(self) -> dict[str, Any]:
-        """What the run found out when it began: loss_floor, device, threads and the like."""
+        """What the run found out when it began: loss_floor, device, threads and the like. Raises `UserError`."""
         self.config()  # says what is wrong with the file
         return read_toml(self.path / CONFIG_FILE).get("facts", {})
 
