@@ -11,7 +11,7 @@ import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,11 @@ class Utf8:
 
     def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
         return chain.from_iterable(string.encode() for string in strings)
+
+    def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
+        ids = self.encode_iterable(strings)
+        while (block := np.fromiter(islice(ids, 1 << 16), np.uint32)).size:
+            yield block
 
     def save(self, path: Path) -> Path:
         (path / "tokenizer.json").write_text(self.fingerprint)

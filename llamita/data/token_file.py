@@ -8,7 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,9 +16,8 @@ import numpy as np
 
 from llamita.data.manifest import Manifest, Part, how_to_repair
 from llamita.errors import UserError
-from llamita.tokenizer import Tokenizer
+from llamita.tokenizer import Tokenizer, token_dtype
 
-CHUNK = 1 << 16  # tokens in memory at once while writing
 _OFFSET = np.dtype("<i8")  # signed: numpy makes floats of uint64 added to int64
 
 
@@ -116,10 +115,9 @@ class TokenWriter:
 
     def write_document(self, pieces: Iterator[str]) -> None:
         """Encode and write one document, the end token behind it if the tokenizer has one."""
-        end = () if self._tokenizer.end_id is None else (self._tokenizer.end_id,)
-        ids = islice(chain(self._tokenizer.encode_iterable(pieces), end), self._limit - self._tokens)
-        while (chunk := np.fromiter(islice(ids, CHUNK), self._dtype)).size > 0:
-            self._write(chunk)
+        end = [] if self._tokenizer.end_id is None else [self._tokenizer.end_id]
+        for block in chain(self._tokenizer.encode_blocks(pieces), [np.array(end, self._dtype)]):
+            self._write(block[: self._limit - self._tokens].astype(self._dtype))
         self._documents += 1
         self._offsets.write(np.array([self._tokens], _OFFSET))
 
@@ -145,7 +143,7 @@ class TokenWriter:
         self._ids.write(ids)
         self._tokens += ids.size
         self._bytes += int(self._byte_lengths[ids].sum())
-        self._largest_id = max(self._largest_id, int(ids.max()))
+        self._largest_id = max(self._largest_id, int(ids.max(initial=0)))
 
 
 class _HashingFile:
@@ -163,11 +161,6 @@ class _HashingFile:
     def finish(self) -> str:
         self.file.flush()
         return self._digest.hexdigest()
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest of uint16 and uint32 (little-endian) that holds every id of the vocabulary."""
-    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
 def documents_path(path: Path) -> Path:

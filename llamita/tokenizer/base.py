@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +27,8 @@ class Tokenizer(Protocol):
         """The ids of `text`. Special tokens in it become their one id, or ordinary text if not `allow_special`."""
         ...
 
-    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
-        """The ids of one text that comes as pieces cut anywhere: those of the whole, without holding the whole."""
+    def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
+        """`encode_iterable` in arrays of `dtype`, of any size, for those who have much to encode."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -52,9 +53,19 @@ class Tokenizer(Protocol):
         """The id of `<|endoftext|>`, if there is one."""
         return self.special_tokens.get(END_OF_TEXT)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """What arrays of ids are made of; see `token_dtype`."""
+        return token_dtype(self.vocab_size)
+
     def encode_array(self, text: str) -> np.ndarray:
-        """The ids of `text` as uint16, or uint32 where the vocabulary has more than 65,536 entries."""
-        return np.array(self.encode(text), dtype=np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+        """The ids of `text` as an array of `dtype`."""
+        return np.array(self.encode(text), dtype=self.dtype)
+
+    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
+        """The ids of one text that comes as pieces cut anywhere: those of the whole, without holding the whole."""
+        # Chained, since a generator that hands on each id would cost as much as all the rest.
+        return chain.from_iterable(block.tolist() for block in self.encode_blocks(strings))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,6 +90,11 @@ class Tokenizer(Protocol):
 
     def _file_content(self) -> bytes:
         return (json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest of uint16 and uint32 (little-endian) that holds every id of a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
 def plain_ids(ids: Iterable[int]) -> Iterable[int]:

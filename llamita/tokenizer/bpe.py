@@ -3,35 +3,45 @@
 Every text has ids, since every byte is a token, and every id sequence has a text.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, count
-from typing import Any
+from itertools import count
+from typing import Any, Protocol
 
 import numpy as np
 
 from llamita.errors import UserError
 from llamita.tokenizer.base import Tokenizer, plain_ids, unknown_id
 from llamita.tokenizer.hf_json import bpe_json, merges_of_ranks
-from llamita.tokenizer.merge import NEVER, merge
-from llamita.tokenizer.patterns import Scanner
+from llamita.tokenizer.patterns import require_pattern
+from llamita.tokenizer.plain import PlainEncoder
 from llamita.tokenizer.special import SpecialTokens
-from llamita.tokenizer.streaming import cut_stream, repair
+from llamita.tokenizer.streaming import encode_stream, repair
+from llamita.tokenizer.vocabulary import number_vocabulary
 
-LARGE = 1 << 20
-"""Characters beyond which `encode` works in slices, so that the pieces of a large text don't all lie in memory."""
+
+class Encoder(Protocol):
+    """Makes ids of text without special tokens."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a whole text, uint32. Raises `UnicodeEncodeError` for lone surrogates."""
+        ...
+
+    def encode_settled(self, text: str) -> tuple[np.ndarray, str]:
+        """Of a text that goes on: the ids that nothing which follows can change, uint32; the text that has none yet."""
+        ...
 
 BYTES_OF_TEXT = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
 """The bytes that UTF-8 makes use of."""
 
 
 class BPETokenizer(Tokenizer):
-    """Encodes with a vocabulary and the merges that made it.
+    """Encodes with a vocabulary and the merges that made it, by compiled kernels.
 
     vocab: id -> bytes. merges: pairs in the order they were learned. special_tokens: those whose UTF-8 bytes are in
     the vocabulary keep that id, others get the next ids in order; a dict names the ids. pattern: "gpt2", "cl100k" or
     "llama3". `merges=None` means that ids are ranks (see `from_ranks`). ignore_merges: a piece that is a token is never
-    cut, also where the merges would not lead to it; so for ranks.
+    cut, also where the merges would not lead to it; so for ranks. plain: the same ids by plain Python, slowly.
 
     Raises UserError for an unknown pattern, a merge whose result isn't in the vocabulary, or an id used twice.
 
@@ -48,6 +58,7 @@ class BPETokenizer(Tokenizer):
         pattern: str = "gpt2",
         *,
         ignore_merges: bool = False,
+        plain: bool = False,
     ):
         vocab = dict(sorted(vocab.items()))
         # Where two ids stand for the same bytes, the lower one is used, hence the reversed order.
@@ -55,13 +66,13 @@ class BPETokenizer(Tokenizer):
         self._merges = None if merges is None else [(left, right) for left, right in merges]
         self._ignore_merges = ignore_merges or merges is None
         self._merge_ranks = _merge_ranks(self._merges or [], self._ids)
-        self._scanner = Scanner(pattern)
+        require_pattern(pattern)
+        self.pattern, self._plain = pattern, plain
         self._special, self._nothing_special = SpecialTokens(special_tokens or []), SpecialTokens()
         self.special_tokens = _special_ids(special_tokens or [], vocab, self._ids)
         self._tokens = vocab | {id_: token.encode("utf-8") for token, id_ in self.special_tokens.items()}
         self.vocab_size = max(self._tokens, default=-1) + 1
         self._keep_special_from_text()
-        self._cache = PieceCache(self._encode_piece)
 
     @classmethod
     def from_ranks(
@@ -69,18 +80,15 @@ class BPETokenizer(Tokenizer):
         ranks: Mapping[bytes, int],
         special_tokens: Sequence[str] | Mapping[str, int] | None = None,
         pattern: str = "gpt2",
+        *,
+        plain: bool = False,
     ) -> "BPETokenizer":
         """A vocabulary published without merges, as tiktoken's: token bytes -> rank, which is its id as well.
 
         Two neighbours merge if their joined bytes are a token; the lowest rank goes first. A piece that is
         a token is never cut.
         """
-        return cls({rank: token for token, rank in ranks.items()}, None, special_tokens, pattern)
-
-    @property
-    def pattern(self) -> str:
-        """The name of the split pattern."""
-        return self._scanner.pattern
+        return cls({rank: token for token, rank in ranks.items()}, None, special_tokens, pattern, plain=plain)
 
     def _keep_special_from_text(self) -> None:
         """Forget special tokens as ordinary ones, so that text never becomes them (but merges may make them)."""
@@ -91,41 +99,42 @@ class BPETokenizer(Tokenizer):
 
     # --- encoding ---
 
+    @cached_property
+    def _encoder(self) -> Encoder:
+        """Made when the first text comes, since the kernels' tables take a moment."""
+        ranks = None if self._merges is None else self._merge_ranks
+        if self._plain:
+            return PlainEncoder(self.pattern, self._ids, ranks, self._ignore_merges)
+        from llamita.tokenizer.native import NativeEncoder  # numba takes half a second to import
+
+        return NativeEncoder(number_vocabulary(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges))
+
     def encode(self, text: str, *, allow_special: bool = True) -> list[int]:
         """The ids of `text`; lone surrogates in it count as U+FFFD. Special tokens are ordinary text if not allowed."""
-        special = self._special if allow_special else self._nothing_special
-        if len(text) > LARGE:
-            slices = (text[start : start + LARGE] for start in range(0, len(text), LARGE))
-            cuts = cut_stream(slices, self._scanner, special)
-        else:
-            cuts = ((self._scanner.split(ordinary), token) for ordinary, token in special.split(repair(text)))
-        return list(chain.from_iterable(self._cut_ids(pieces, token) for pieces, token in cuts))
+        return self._encode(text, self._special if allow_special else self._nothing_special).tolist()
 
-    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
-        """The ids of the text that `strings` make together, whatever way it was cut into them."""
-        cuts = cut_stream(strings, self._scanner, self._special)
-        # Chained, since a generator that hands on each id would cost as much as all the rest.
-        return chain.from_iterable(self._cut_ids(pieces, token) for pieces, token in cuts)
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of `text` as uint16, or uint32 where the vocabulary has more than 65,536 entries."""
+        return self._encode(text, self._special).astype(self.dtype)
 
-    def _cut_ids(self, pieces: list[str], token: str | None) -> Iterator[int]:
-        ids = chain.from_iterable(map(self._cache.__getitem__, pieces))
-        return ids if token is None else chain(ids, (self.special_tokens[token],))
+    def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
+        """The ids of the text that `strings` make together, whatever way it was cut into them, in arrays of any size."""
+        encoder = self._encoder
+        for ids, token in encode_stream(strings, self._special, encoder.encode, encoder.encode_settled):
+            yield ids.astype(self.dtype)
+            if token is not None:
+                yield np.array([self.special_tokens[token]], self.dtype)
 
-    def _encode_piece(self, piece: str) -> tuple[int, ...]:
-        data = piece.encode("utf-8")
-        if self._ignore_merges and data in self._ids:
-            return (self._ids[data],)
-        tokens = merge(data, self._rank_of_join if self._merges is None else self._rank_of_pair)
+    def _encode(self, text: str, special: SpecialTokens) -> np.ndarray:
+        """The ids of a text, uint32."""
         try:
-            return tuple([self._ids[token] for token in tokens])
-        except KeyError as missing:
-            raise UserError(f"the vocabulary lacks the byte {missing}; a byte-level vocabulary needs all 256") from None
-
-    def _rank_of_pair(self, left: bytes, right: bytes) -> float:
-        return self._merge_ranks.get((left, right), NEVER)
-
-    def _rank_of_join(self, left: bytes, right: bytes) -> float:
-        return self._ids.get(left + right, NEVER)
+            if not special.occurs_in(text):
+                return self._encoder.encode(text)
+            cuts = [(self._encoder.encode(ordinary), token) for ordinary, token in special.split(text)]
+        except UnicodeEncodeError:
+            return self._encode(repair(text), special)
+        ends = {token: np.array([token_id], np.uint32) for token, token_id in self.special_tokens.items()}
+        return np.concatenate([part for ids, token in cuts for part in (ids, *([ends[token]] if token else ()))])
 
     def missing_bytes(self) -> list[int]:
         """The bytes of UTF-8 text that no token stands for; empty, unless the vocabulary can't encode every text."""
@@ -158,21 +167,6 @@ class BPETokenizer(Tokenizer):
         """The content of `tokenizer.json`."""
         merges = merges_of_ranks(self._ids) if self._merges is None else self._merges
         return bpe_json(self._ids, merges, self.special_tokens, self.pattern, ignore_merges=self._ignore_merges)
-
-
-class PieceCache(dict[str, tuple[int, ...]]):
-    """Piece -> ids, so that a word is merged once. Emptied when full: cheaper than choosing what to drop."""
-
-    def __init__(self, encode_piece: Callable[[str], tuple[int, ...]], limit: int = 1 << 17, longest_piece: int = 64):
-        self._encode_piece, self._limit, self._longest_piece = encode_piece, limit, longest_piece
-
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        ids = self._encode_piece(piece)
-        if len(piece) <= self._longest_piece:
-            if len(self) >= self._limit:
-                self.clear()
-            self[piece] = ids
-        return ids
 
 
 def _merge_ranks(merges: list[tuple[bytes, bytes]], ids: dict[bytes, int]) -> dict[tuple[bytes, bytes], int]:

@@ -60,10 +60,10 @@ class CharTokenizer(Tokenizer):
         cuts = self._special.split(text) if allow_special else [(text, None)]
         return list(chain.from_iterable(self._cut_ids(ordinary, token) for ordinary, token in cuts))
 
-    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
+    def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of the text that `strings` make together; only what may begin a special token waits for more."""
         for text, token in split_stream(strings, self._special):
-            yield from self._cut_ids(text, token)
+            yield np.fromiter(self._cut_ids(text, token), self.dtype)
 
     def _cut_ids(self, text: str, token: str | None) -> Iterator[int]:
         ids = (self._ids.get(character, self._unknown) for character in text)

@@ -47,8 +47,7 @@ class Scanner:
     """Cuts text into the pieces of one pattern. `"".join(scanner.split(text)) == text`, always."""
 
     def __init__(self, pattern: str):
-        if pattern not in _SCANNERS:
-            raise UserError(f"pattern {pattern!r} is not known; choose one of {', '.join(_SCANNERS)}")
+        require_pattern(pattern)
         self.pattern = pattern
         self._whitespace = characters("whitespace")
 
@@ -69,6 +68,12 @@ class Scanner:
         while pieces and end > limit:
             end -= len(pieces.pop())
         return pieces, text[end:]
+
+
+def require_pattern(pattern: str) -> None:
+    """Raise `UserError` for a name that no pattern has."""
+    if pattern not in _SCANNERS:
+        raise UserError(f"pattern {pattern!r} is not known; choose one of {', '.join(_SCANNERS)}")
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from os.path import commonprefix
 
 from llamita.errors import UserError
 
@@ -16,7 +17,12 @@ class SpecialTokens:
         # The engine tries alternatives in order, so the longest comes first. (?!) matches nowhere.
         self.search = re.compile("|".join(map(re.escape, longest_first)) or "(?!)").search
         self._beginnings = {token[:length] for token in longest_first for length in range(1, len(token))}
+        self._common = commonprefix(longest_first) if longest_first else None
         self._longest_beginning = max(map(len, longest_first), default=1) - 1
+
+    def occurs_in(self, text: str) -> bool:
+        """Whether there may be a special token in `text`."""
+        return self._common is not None and self._common in text
 
     def split(self, text: str) -> Iterator[tuple[str, str | None]]:
         """`text` as (ordinary text, the special token that ends it), the last one with None."""

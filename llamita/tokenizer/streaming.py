@@ -4,7 +4,8 @@ A string may end inside a special token, a contraction, a run of whitespace or a
 back until nothing that follows can change how it is cut: a few characters of ordinary text, at worst one endless piece.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from llamita.tokenizer.patterns import Scanner
 from llamita.tokenizer.special import SpecialTokens
@@ -12,30 +13,44 @@ from llamita.tokenizer.special import SpecialTokens
 BLOCK = 1 << 14
 """Characters collected before a cut is tried. Larger blocks are faster, smaller ones give the first id earlier."""
 
-Cut = tuple[list[str], str | None]
-"""Pieces of ordinary text, and the special token after them, if one comes there."""
+Part = TypeVar("Part")
 
 
-def cut_stream(
-    strings: Iterable[str], scanner: Scanner, special: SpecialTokens, block: int | None = None
-) -> Iterator[Cut]:
-    """The cuts of the one text that `strings` make together; `block` defaults to `BLOCK`."""
+def encode_stream(
+    strings: Iterable[str],
+    special: SpecialTokens,
+    whole: Callable[[str], Part],
+    settled: Callable[[str], tuple[Part, str]],
+    block: int | None = None,
+) -> Iterator[tuple[Part, str | None]]:
+    """What the ordinary text between special tokens becomes, with the token after it, if one comes there.
+
+    The text is the one that `strings` make together. `whole` makes something of a stretch of ordinary text, and
+    `settled` of the beginning of one that goes on: it hands back the rest. `block` defaults to `BLOCK`.
+    """
     parts: list[str] = []
     size, needed = 0, block or BLOCK
     for string in repair_stream(strings):
         parts.append(string)
         size += len(string)
         if size >= needed:
-            settled, ordinary, held = special.settle("".join(parts))
-            for text, token in settled:
-                yield scanner.split(text), token
-            pieces, rest = scanner.split_stable(ordinary)
-            yield pieces, None
+            ended, ordinary, held = special.settle("".join(parts))
+            for text, token in ended:
+                yield whole(text), token
+            part, rest = settled(ordinary)
+            yield part, None
             rest += held
             # Waiting until the text has doubled keeps an endless piece from being scanned again for every string.
             parts, size, needed = [rest], len(rest), max(block or BLOCK, 2 * len(rest))
     for ordinary, token in special.split("".join(parts)):
-        yield scanner.split(ordinary), token
+        yield whole(ordinary), token
+
+
+def cut_stream(
+    strings: Iterable[str], scanner: Scanner, special: SpecialTokens, block: int | None = None
+) -> Iterator[tuple[list[str], str | None]]:
+    """The pieces of the one text that `strings` make together; see `encode_stream`."""
+    return encode_stream(strings, special, scanner.split, scanner.split_stable, block)
 
 
 def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tuple[str, str | None]]:

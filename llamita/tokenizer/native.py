@@ -1,0 +1,258 @@
+"""Byte-pair encoding at native speed: the memory that the kernels of `kernels.py` work on, and who may use it when.
+
+`_Shared` is made of a vocabulary once, and only read then. A `_Workspace` is one thread's: its buffers, and the pieces
+that it remembers. An encoder keeps those that nobody uses at the moment, so that threads never wait for one another.
+"""
+
+import sys
+import threading
+from functools import cache
+
+import numpy as np
+from numba import types
+
+from llamita.tokenizer import kernels
+from llamita.tokenizer.character_classes import character_classes
+from llamita.tokenizer.plain import missing_byte
+from llamita.tokenizer.vocabulary import Vocabulary
+
+CHUNK = 1 << 18
+"""Bytes of text that are encoded at once: with their ids they stay in the processor's cache."""
+PADDING = 16  # bytes behind a text, which the kernels read, but do not use
+BEHIND = b"\xff" * PADDING  # what those are: the end of the text to all state machines
+ARENA = 4 << 20  # bytes for longer pieces, besides the tokens
+PATTERNS = {"gpt2": kernels.GPT2, "cl100k": kernels.CL100K, "llama3": kernels.LLAMA3}
+LETTERS = {"d": kernels.D, "e": kernels.E, "l": kernels.L, "m": kernels.M,
+           "r": kernels.R, "s": kernels.S, "t": kernels.T, "v": kernels.V}  # fmt: skip
+
+
+class NativeEncoder:
+    """Encodes text without special tokens, and decodes. Threads may share one; a forked process may go on with it."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        compile_kernels()
+        self._shared = _Shared(vocabulary)
+        self._idle: list[_Workspace] = []
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a whole text, uint32."""
+        data = memoryview(text.encode("utf-8"))
+        with self._workspace() as workspace:
+            return workspace.encode(data, final=True)[0]
+
+    def encode_settled(self, text: str) -> tuple[np.ndarray, str]:
+        """Of a text that goes on: the ids that nothing which follows can change, uint32; the text that has none yet."""
+        data = memoryview(text.encode("utf-8"))
+        with self._workspace() as workspace:
+            ids, consumed = workspace.encode(data, final=False)
+        return ids, str(data[consumed:], "utf-8")
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The bytes of uint32 ids. Raises `KeyError`, with the id, for one that no token has."""
+        ids = np.ascontiguousarray(ids, dtype=np.uint32)
+        table, given, count = address(self._shared.table), address(ids), len(ids)
+        size = kernels.decoded_size(table, given, count, self._shared.vocab_size)
+        if size < 0:
+            raise KeyError(int(ids[-1 - size]))
+        text = np.empty(size + PADDING, dtype=np.uint8)
+        kernels.decode(table, given, count, address(text), len(text))
+        return text[:size].tobytes()
+
+    def _workspace(self) -> "_Lent":
+        return _Lent(self._shared, self._idle)
+
+
+class _Lent:
+    """A workspace for the time of a `with` block: one of those that are idle, or a new one."""
+
+    __slots__ = ("idle", "workspace")
+
+    def __init__(self, shared: "_Shared", idle: "list[_Workspace]"):
+        self.idle = idle
+        try:
+            self.workspace = idle.pop()  # not after a look: another thread may be faster
+        except IndexError:
+            self.workspace = _Workspace(shared)
+
+    def __enter__(self) -> "_Workspace":
+        return self.workspace
+
+    def __exit__(self, *error: object) -> None:
+        self.idle.append(self.workspace)
+
+
+class _Shared:
+    """The arrays of a vocabulary, a table that lists them, and what every workspace remembers from the start."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocab_size = len(vocabulary.tokens)
+        self.lacks_bytes = bool((vocabulary.byte_ids >= self.vocab_size).any())
+        lengths = np.array([len(token) for token in vocabulary.tokens], dtype=np.int64)
+        kinds, pages, blocks = class_tables()
+        self.arrays = {
+            kernels.KINDS: kinds,
+            kernels.PAGES: pages,
+            kernels.BLOCKS: blocks,
+            kernels.BYTE_IDS: np.ascontiguousarray(vocabulary.byte_ids, dtype=np.uint32),
+            kernels.BYTE_PAIRS: np.full(1 << 16, kernels.NEVER, dtype=np.int64),
+            kernels.PAIRS: np.full(2 * power_of_two(2 * len(vocabulary.pairs)), -1, dtype=np.int64),
+            kernels.BYTES: np.frombuffer(b"".join(vocabulary.tokens) + bytes(PADDING), dtype=np.uint8),
+            kernels.STARTS: np.concatenate((np.zeros(1, dtype=np.int64), lengths.cumsum())),
+            kernels.MASKS: piece_masks(),
+        }
+        self.table = np.zeros(kernels.TABLE_SIZE, dtype=np.int64)
+        list_arrays(self.table, self.arrays)
+        self.table[kernels.PATTERN] = PATTERNS[vocabulary.pattern]
+        self.table[kernels.WHOLE] = vocabulary.whole
+        self.table[kernels.LONGEST_PIECE] = max(kernels.LONGEST, lengths.max(initial=0))
+        self.remembered = self._room_to_remember(lengths)
+        self._enter(vocabulary, int(lengths.max(initial=0)))
+
+    def _room_to_remember(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
+        """Empty hash tables, which the tokens fill by half at most, and pieces by three quarters."""
+        longer = lengths[lengths > kernels.WORD_IDS]  # a shorter token is a word
+        words, longer_slots = power_of_two(2 * len(lengths)), power_of_two(2 * len(longer))
+        self.table[kernels.WORDS_LEFT], self.table[kernels.LONGER_LEFT] = words * 3 // 4, longer_slots * 3 // 4
+        return {
+            kernels.WORDS: np.zeros(32 * words, dtype=np.uint8),
+            kernels.LONGER: np.zeros(2 * longer_slots, dtype=np.int64),
+            kernels.ARENA: np.zeros((ARENA + int(5 * longer.sum()) + 16 * len(longer)) // 8, dtype=np.int64),
+        }
+
+    def _enter(self, vocabulary: Vocabulary, longest: int) -> None:
+        """Fill the tables from the vocabulary."""
+        buffers = make_buffers(max(CHUNK, longest))
+        list_arrays(self.table, self.remembered | buffers)
+        pairs = np.ascontiguousarray(vocabulary.pairs, dtype=np.int64)
+        kernels.enter_pairs(address(self.table), address(pairs), len(pairs))
+        ordinary = vocabulary.ordinary.astype(np.uint32)
+        kernels.enter_tokens(address(self.table), address(ordinary), len(ordinary))
+
+
+class _Workspace:
+    """What one thread encodes with."""
+
+    def __init__(self, shared: _Shared):
+        self._shared = shared
+        self._table = shared.table.copy()
+        self._remembered = {which: array.copy() for which, array in shared.remembered.items()}
+        list_arrays(self._table, self._remembered)
+        self._address, self._numbers = address(self._table), memoryview(self._table)
+        self._make_room(CHUNK)
+
+    def encode(self, text: memoryview, final: bool) -> tuple[np.ndarray, int]:
+        """The ids of a text in UTF-8, or, if not `final`, of its beginning; and the bytes they stand for."""
+        parts: list[np.ndarray] = []
+        start, size = 0, CHUNK
+        while True:
+            end = character_end(text, start + size)
+            parts.append(self._encode_chunk(text[start:end], final and end == len(text)))
+            consumed = self._numbers[kernels.CONSUMED]
+            start += consumed
+            if end == len(text):
+                return parts[0] if len(parts) == 1 else np.concatenate(parts), start
+            # A piece that has no end yet may have none soon: doubled, it is not scanned again for every chunk.
+            size = CHUNK if consumed else 2 * size
+
+    def _encode_chunk(self, text: memoryview, final: bool) -> np.ndarray:
+        size = len(text)
+        if size > self._size:
+            self._make_room(size)
+        self._text[:size] = text
+        self._text[size : size + PADDING] = BEHIND
+        produced = kernels.encode(self._address, size, final)
+        if self._is_full():
+            self._forget()
+        ids = self._ids[:produced].copy()
+        if self._shared.lacks_bytes and (missing := ids[ids >= self._shared.vocab_size]).size:
+            raise missing_byte(bytes([missing[0] - self._shared.vocab_size]))
+        return ids
+
+    def _make_room(self, size: int) -> None:
+        self._size, self._buffers = size, make_buffers(size)
+        list_arrays(self._table, self._buffers)
+        self._text, self._ids = memoryview(self._buffers[kernels.TEXT]), self._buffers[kernels.IDS]
+
+    def _is_full(self) -> bool:
+        numbers = self._numbers
+        arena_left = numbers[2 * kernels.ARENA + 1] - 8 * numbers[kernels.ARENA_USED]
+        return not numbers[kernels.WORDS_LEFT] or not numbers[kernels.LONGER_LEFT] or arena_left < kernels.MOST_ARENA
+
+    def _forget(self) -> None:
+        """Remember the tokens alone again. That is cheaper than choosing what to drop."""
+        for which, array in self._remembered.items():
+            np.copyto(array, self._shared.remembered[which])
+        left = slice(kernels.WORDS_LEFT, kernels.ARENA_USED + 1)
+        self._table[left] = self._shared.table[left]
+
+
+def make_buffers(size: int) -> dict[int, np.ndarray]:
+    """Room for `size` bytes of text, its ids, and merging it, should it be a single piece."""
+    return {
+        kernels.TEXT: np.empty(size + PADDING, dtype=np.uint8),
+        kernels.IDS: np.empty(size + kernels.WORD_IDS, dtype=np.uint32),
+        kernels.PARTS: np.empty(size, dtype=np.uint32),
+        kernels.OFFERS: np.empty(2 * size, dtype=np.int64),
+        kernels.BEFORE: np.empty(size, dtype=np.uint32),
+        kernels.AFTER: np.empty(size, dtype=np.uint32),
+    }
+
+
+def list_arrays(table: np.ndarray, arrays: dict[int, np.ndarray]) -> None:
+    """Enter address and size of each array into the table, which does not keep them alive."""
+    for which, array in arrays.items():
+        table[2 * which], table[2 * which + 1] = address(array), array.nbytes
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array lies in memory."""
+    return array.__array_interface__["data"][0]
+
+
+def power_of_two(least: int) -> int:
+    """The smallest power of two that is no less, and no less than 65,536."""
+    return 1 << max(16, (least - 1).bit_length())
+
+
+def character_end(text: memoryview, end: int) -> int:
+    """The first place from `end` on that does not lie within a character of UTF-8."""
+    if end >= len(text):
+        return len(text)
+    while end < len(text) and text[end] & 0xC0 == 0x80:
+        end += 1
+    return end
+
+
+@cache
+def class_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KINDS uint8 (256,), PAGES uint16 (0x1100,) and BLOCKS uint8 (pages, 256) of the pinned table of characters."""
+    points = np.full(0x110000, kernels.OTHER, dtype=np.uint8)
+    kinds = {"letter": kernels.LETTER, "number": kernels.NUMBER, "whitespace": kernels.SPACE}
+    for name, ranges in character_classes().items():
+        letter = LETTERS.get(name.removeprefix("any_case_"), 0) << kernels.LETTER_BITS
+        for first, last in ranges:
+            points[first : last + 1] |= np.uint8(kinds.get(name, letter))
+    points[[ord("\r"), ord("\n")]] = kernels.NEWLINE
+    blocks, pages = np.unique(points.reshape(-1, 256), axis=0, return_inverse=True)
+    by_byte = np.full(256, kernels.OTHER, dtype=np.uint8)
+    by_byte[:128] = points[:128] & (1 << kernels.LETTER_BITS) - 1
+    by_byte[0xC0:0xF8], by_byte[0xFF] = kernels.BEYOND, kernels.END
+    return by_byte, pages.astype(np.uint16).ravel(), np.ascontiguousarray(blocks)
+
+
+def piece_masks() -> np.ndarray:
+    """int64 (16, 2): of the bytes 0 to 7 and 8 to 15 of a piece of that length, those that are its own."""
+    masks = [[(1 << 8 * min(size, 8)) - 1, (1 << 8 * max(size - 8, 0)) - 1] for size in range(16)]
+    return np.array(masks, dtype=np.uint64).view(np.int64)
+
+
+@cache
+def compile_kernels() -> None:
+    """Compile, or load what was compiled before. What takes long says so."""
+    notice = threading.Timer(1.0, print, ["compiling the tokenizer, once on this machine …"], {"file": sys.stderr})
+    notice.start()
+    try:
+        for kernel, arguments in kernels.ENTRIES.items():
+            kernel.compile((types.int64,) * arguments)
+    finally:
+        notice.cancel()
