@@ -14,9 +14,9 @@ from texts import development_text, nasty_strings, read_text, tight_strings
 
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, load_tokenizer, streaming, train_bpe
-from llamita.tokenizer.plain import PieceCache
 from llamita.tokenizer.merge import NEVER, merge, merge_long, merge_short
 from llamita.tokenizer.patterns import PUBLISHED, Scanner
+from llamita.tokenizer.plain import PieceCache
 
 PATTERNS = list(PUBLISHED)
 SPECIAL = [END_OF_TEXT, "<|end|>", "<|end|>of", "<é  x>"]

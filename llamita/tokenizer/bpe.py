@@ -109,6 +109,10 @@ class BPETokenizer(Tokenizer):
 
         return NativeEncoder(number_vocabulary(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without what is made from the rest, and lies at addresses of this process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_encoder"}
+
     def encode(self, text: str, *, allow_special: bool = True) -> list[int]:
         """The ids of `text`; lone surrogates in it count as U+FFFD. Special tokens are ordinary text if not allowed."""
         return self._encode(text, self._special if allow_special else self._nothing_special).tolist()
@@ -118,7 +122,7 @@ class BPETokenizer(Tokenizer):
         return self._encode(text, self._special).astype(self.dtype)
 
     def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
-        """The ids of the text that `strings` make together, whatever way it was cut into them, in arrays of any size."""
+        """The ids of the text that `strings` make together, whatever way it was cut into them."""
         encoder = self._encoder
         for ids, token in encode_stream(strings, self._special, encoder.encode, encoder.encode_settled):
             yield ids.astype(self.dtype)

@@ -13,26 +13,27 @@ numba makes floats of an int64 and a uint64.
 import os
 from collections.abc import Callable
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from numba import njit, types
-from numpy import int64
 from numba.extending import intrinsic
+from numpy import int64
 
 CHECKED = os.environ.get("LLAMITA_CHECKED_KERNELS") == "1"
 
-helper = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+helper = njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore[reportCallIssue]
 ENTRIES: dict[Any, int] = {}
 """The kernels that others call, and how many numbers each is given."""
 
 
 def entry(function: Callable[..., Any]) -> Any:
     """A kernel that others call, kept compiled on disk where a place for it is found."""
-    options = {"error_model": "numpy", "nogil": True}
+    cached = not CHECKED  # a checked build must never be mistaken for a fast one
     try:
-        kernel = njit(cache=not CHECKED, **options)(function)  # a checked build is never mistaken for a fast one
+        kernel = njit(nogil=True, cache=cached, **OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the person's can be written to
-        kernel = njit(**options)(function)
+        kernel = njit(nogil=True, **OPTIONS)(function)
     ENTRIES[kernel] = len(signature(function).parameters)
     return kernel
 
@@ -105,24 +106,24 @@ def _checked_writer(write: Any, size: int, step: int) -> Any:
     return checked
 
 
-byte, u16, u32, i64 = (
-    _reader(kind, kind.bitwidth // 8) for kind in (types.uint8, types.uint16, types.uint32, types.int64)
-)
-set_u32, set_i64 = (_writer(kind, kind.bitwidth // 8) for kind in (types.uint32, types.int64))
+# Item i of a span, of the type in the name; `eight`: the eight bytes from byte i on as one number, the first lowest.
+byte, u16 = _reader(types.uint8, 1), _reader(types.uint16, 2)
+u32, i64 = _reader(types.uint32, 4), _reader(types.int64, 8)
+set_u32, set_i64 = _writer(types.uint32, 4), _writer(types.int64, 8)
 eight, set_eight = _reader(types.int64, 1), _writer(types.int64, 1)
-"""Item i of a span, of the type in the name; `eight`: the eight bytes from byte i on as one number, the first lowest."""
+
+
+def numbers(first: int, end: int) -> tuple[int, ...]:
+    """Constants for kernels. Of a plain int numba would compile every helper that is given it anew."""
+    return tuple(cast(int, int64(value)) for value in range(first, end))
 
 
 # The table: an int64 array that begins with address and size of each span, in this order, and goes on with numbers.
-TEXT, KINDS, PAGES, BLOCKS, BYTE_IDS, BYTE_PAIRS, PAIRS, BYTES, STARTS, MASKS = map(
-    int64, range(10)
-)  # shared by all workspaces
-WORDS, LONGER, ARENA, IDS, PARTS, OFFERS, BEFORE, AFTER = map(int64, range(10, 18))  # of one workspace
-SPANS = int64(18)
-PATTERN, WHOLE, LONGEST_PIECE, CONSUMED, WORDS_LEFT, LONGER_LEFT, ARENA_USED = map(
-    int64, range(2 * SPANS, 2 * SPANS + 7)
-)
-TABLE_SIZE = 2 * SPANS + 7
+KINDS, PAGES, BLOCKS, BYTE_IDS, BYTE_PAIRS, PAIRS, BYTES, STARTS, MASKS = numbers(0, 9)  # shared by all workspaces
+TEXT, WORDS, LONGER, ARENA, IDS, PARTS, OFFERS, BEFORE, AFTER = numbers(9, 18)  # of one workspace
+PATTERN, WHOLE, LONGEST_PIECE, CONSUMED, WORDS_LEFT, LONGER_LEFT, ARENA_USED = numbers(36, 43)
+(TABLE_SIZE,) = numbers(43, 44)
+(ZERO,) = numbers(0, 1)
 
 
 @helper
@@ -151,13 +152,13 @@ def set_number(table: int, which: int, value: int) -> None:
 
 # --- cutting text into pieces: the patterns as state machines over one table of character classes ---
 
-OTHER, LETTER, NUMBER, SPACE, NEWLINE, END, BEYOND = map(int64, range(7))
-"""What `KINDS` says of a byte: the class of an ASCII character; END behind the text; BEYOND for the first byte of others.
+OTHER, LETTER, NUMBER, SPACE, NEWLINE, END, BEYOND = numbers(0, 7)
+"""What `KINDS` says of a byte: the class of an ASCII character, BEYOND for the first byte of others, END behind a text.
 
 SPACE is whitespace that does not end a line. Behind the text stand sixteen bytes 0xFF, which no UTF-8 has, so that no
 loop has to ask where the text ends.
 """
-GPT2, CL100K, LLAMA3 = map(int64, range(3))
+GPT2, CL100K, LLAMA3 = numbers(0, 3)
 LETTER_BITS = 3  # above these, `BLOCKS` has which letter of a contraction a character is, in any case
 D, E, L, M, R, S, T, V = range(1, 9)
 
@@ -233,7 +234,7 @@ def whitespace(text: Text, i: int, pattern: int) -> int:
     line_end = -1
     while True:
         found = kind(text, j)
-        if found != SPACE and found != NEWLINE:
+        if not SPACE <= found <= NEWLINE:
             break
         last = j
         j += width(text, j)
@@ -257,7 +258,7 @@ def gpt2_piece(text: Text, i: int) -> int:
             return i + 3
     j = i + 1 if first == BLANK else i
     found = kind(text, j)
-    if found == LETTER or found == NUMBER or found == OTHER:
+    if found <= NUMBER:  # or OTHER, or LETTER
         return run(text, j, found)
     return whitespace(text, i, GPT2)
 
@@ -268,7 +269,7 @@ def contraction(text: Text, i: int) -> int:
     if byte(text.kinds, byte(text.bytes, i + 1)) == END:
         return -1
     one, j = entry_of(text, i + 1) >> LETTER_BITS, i + 1 + width(text, i + 1)
-    if one == S or one == D or one == M or one == T:
+    if one in (S, D, M, T):
         return j
     if byte(text.kinds, byte(text.bytes, j)) == END:
         return -1
@@ -326,7 +327,7 @@ def settled(text: Text, size: int) -> int:
         while byte(text.bytes, j) & 0xC0 == 0x80:
             j -= 1
         found = kind(text, j)
-        blank = blank and (found == SPACE or found == NEWLINE)
+        blank = blank and SPACE <= found <= NEWLINE
         if characters >= 2 and not blank:
             break
         i, characters = j, characters + 1
@@ -543,10 +544,10 @@ def hash_of(text: Span, i: int, size: int) -> int:
 def is_there(table: int, place: int, i: int, size: int) -> bool:
     """Whether the bytes at a place of ARENA are those of the piece at i."""
     text, arena = span(table, TEXT), span(table, ARENA)
-    for eighth in range(size + 7 >> 3):
-        if i64(arena, place + eighth) != word_at(text, i, size, eighth):
-            return False
-    return True
+    eighth, eighths = 0, size + 7 >> 3
+    while eighth < eighths and i64(arena, place + eighth) == word_at(text, i, size, eighth):
+        eighth += 1
+    return eighth == eighths
 
 
 @helper
@@ -639,7 +640,7 @@ def encode(table: int, size: int, final: int) -> int:
     text = Text(span(table, TEXT), span(table, KINDS), span(table, PAGES), span(table, BLOCKS))
     words, ids, masks, pattern = span(table, WORDS), span(table, IDS), span(table, MASKS), number(table, PATTERN)
     limit = size if final else settled(text, size)
-    i = produced = int64(0)
+    i = produced = ZERO
     while i < limit:
         j = piece_end(text, i, pattern)
         if j > limit:
@@ -680,17 +681,17 @@ def enter_tokens(table: int, wanted: int, count: int) -> None:
             set_eight(text, 8 * k, eight(stored, first + 8 * k))
         if whole:
             set_u32(parts, 0, token)
-        pieces = 1 if whole else merge_piece(table, int64(0), size)
+        pieces = 1 if whole else merge_piece(table, ZERO, size)
         if size <= WORD_BYTES and pieces <= WORD_IDS:
             low = eight(text, 0) & i64(masks, 2 * size)
             remember_word(table, low, eight(text, 8) & i64(masks, 2 * size + 1) | size << 56, pieces)
         else:
-            remember_longer(table, hash_of(text, int64(0), size), int64(0), size, pieces)
+            remember_longer(table, hash_of(text, ZERO, size), ZERO, size, pieces)
 
 
 @entry
 def enter_pairs(table: int, offers: int, count: int) -> None:
-    """Fill PAIRS and BYTE_PAIRS from `count` items of (left << 32 | right, rank << 32 | id); the first of equals wins."""
+    """Fill PAIRS and BYTE_PAIRS from `count` items (left << 32 | right, rank << 32 | id); the first of equals wins."""
     pairs, square, given = span(table, PAIRS), span(table, BYTE_PAIRS), Span(offers, 16 * count)
     mask = (pairs.size >> 4) - 1
     for k in range(count):

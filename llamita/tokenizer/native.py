@@ -137,7 +137,7 @@ class _Workspace:
         self._table = shared.table.copy()
         self._remembered = {which: array.copy() for which, array in shared.remembered.items()}
         list_arrays(self._table, self._remembered)
-        self._address, self._numbers = address(self._table), memoryview(self._table)
+        self._address, self._numbers = address(self._table), self._table.data
         self._make_room(CHUNK)
 
     def encode(self, text: memoryview, final: bool) -> tuple[np.ndarray, int]:
@@ -160,7 +160,7 @@ class _Workspace:
             self._make_room(size)
         self._text[:size] = text
         self._text[size : size + PADDING] = BEHIND
-        produced = kernels.encode(self._address, size, final)
+        produced = kernels.encode(self._address, size, int(final))
         if self._is_full():
             self._forget()
         ids = self._ids[:produced].copy()
@@ -171,7 +171,7 @@ class _Workspace:
     def _make_room(self, size: int) -> None:
         self._size, self._buffers = size, make_buffers(size)
         list_arrays(self._table, self._buffers)
-        self._text, self._ids = memoryview(self._buffers[kernels.TEXT]), self._buffers[kernels.IDS]
+        self._text, self._ids = self._buffers[kernels.TEXT].data, self._buffers[kernels.IDS]
 
     def _is_full(self) -> bool:
         numbers = self._numbers
@@ -254,5 +254,6 @@ def compile_kernels() -> None:
     try:
         for kernel, arguments in kernels.ENTRIES.items():
             kernel.compile((types.int64,) * arguments)
+            kernel.disable_compile()  # else a bool among the arguments would have it compiled again
     finally:
         notice.cancel()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from os.path import commonprefix
+from itertools import takewhile
 
 from llamita.errors import UserError
 
@@ -17,11 +17,11 @@ class SpecialTokens:
         # The engine tries alternatives in order, so the longest comes first. (?!) matches nowhere.
         self.search = re.compile("|".join(map(re.escape, longest_first)) or "(?!)").search
         self._beginnings = {token[:length] for token in longest_first for length in range(1, len(token))}
-        self._common = commonprefix(longest_first) if longest_first else None
+        self._common = _common_beginning(longest_first)
         self._longest_beginning = max(map(len, longest_first), default=1) - 1
 
     def occurs_in(self, text: str) -> bool:
-        """Whether there may be a special token in `text`."""
+        """Whether there may be a special token in `text`: faster than `search`, which may deny it."""
         return self._common is not None and self._common in text
 
     def split(self, text: str) -> Iterator[tuple[str, str | None]]:
@@ -47,6 +47,15 @@ class SpecialTokens:
         """Where, from `start` on, the end of `text` may be the beginning of a special token; its length if nowhere."""
         candidates = range(max(start, len(text) - self._longest_beginning), len(text))
         return next((place for place in candidates if text[place:] in self._beginnings), len(text))
+
+
+def _common_beginning(tokens: list[str]) -> str | None:
+    """What all of `tokens` begin with; None where there are none."""
+    if not tokens:
+        return None
+    first, last = min(tokens), max(tokens)  # all others lie between them
+    same = (one == other for one, other in zip(first, last, strict=False))
+    return first[: sum(takewhile(bool, same))]
 
 
 def _check(token: str) -> None:
