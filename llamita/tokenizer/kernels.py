@@ -109,6 +109,7 @@ def _checked_writer(write: Any, size: int, step: int) -> Any:
 # Item i of a span, of the type in the name; `eight`: the eight bytes from byte i on as one number, the first lowest.
 byte, u16 = _reader(types.uint8, 1), _reader(types.uint16, 2)
 u32, i64 = _reader(types.uint32, 4), _reader(types.int64, 8)
+set_byte = _writer(types.uint8, 1)
 set_u32, set_i64 = _writer(types.uint32, 4), _writer(types.int64, 8)
 eight, set_eight = _reader(types.int64, 1), _writer(types.int64, 1)
 
@@ -121,8 +122,10 @@ def numbers(first: int, end: int) -> tuple[int, ...]:
 # The table: an int64 array that begins with address and size of each span, in this order, and goes on with numbers.
 KINDS, PAGES, BLOCKS, BYTE_IDS, BYTE_PAIRS, PAIRS, BYTES, STARTS, MASKS = numbers(0, 9)  # shared by all workspaces
 TEXT, WORDS, LONGER, ARENA, IDS, PARTS, OFFERS, BEFORE, AFTER = numbers(9, 18)  # of one workspace
-PATTERN, WHOLE, LONGEST_PIECE, CONSUMED, WORDS_LEFT, LONGER_LEFT, ARENA_USED = numbers(36, 43)
-(TABLE_SIZE,) = numbers(43, 44)
+CELLS, OWNERS, WEIGHTS, PLACES, RECORDS, LOOKUP, HEAP, NOTES, NEIGHBOURS, MERGES = numbers(18, 28)  # of training
+PATTERN, WHOLE, LONGEST_PIECE, CONSUMED, WORDS_LEFT, LONGER_LEFT, ARENA_USED = numbers(56, 63)
+PIECES, PIECE_BYTES, BY_BYTES, LEAST, TOKENS, IN_PLACES, IN_RECORDS, IN_HEAP, IN_NOTES, SHORT = numbers(63, 73)
+(TABLE_SIZE,) = numbers(73, 74)
 (ZERO,) = numbers(0, 1)
 
 
@@ -484,15 +487,15 @@ def merge_piece(table: int, i: int, size: int) -> int:
 #
 # WORDS holds pieces of up to 15 bytes with up to 4 tokens, 32 bytes each: the bytes and their number as a key that
 # says all (two pieces never look alike), then the ids, with their number in the highest bits of the first. A piece is
-# read, looked up and written with a few whole words, without a loop. LONGER has (hash, place) of what does
-# not fit there; at the place in ARENA stand the bytes, filled up to eights, then the ids.
+# read, looked up and written with a few whole words, without a loop. LONGER has (hash, place << 32 | ids) of what does
+# not fit there; at the place in ARENA stand the number of bytes, the bytes, filled up to eights, and the ids.
 # Both begin with the pieces that are tokens themselves, and are put back to that when they are full.
 
 WORD_BYTES, WORD_IDS = 15, 4
 LONGEST = 128
 """Bytes of the longest piece that is remembered, unless it is a token."""
 COUNT_BIT = 28  # of the first id of a word; ids are below 2^28
-MOST_ARENA = LONGEST + 8 + 4 * LONGEST + 8
+MOST_ARENA = 8 + LONGEST + 4 * LONGEST
 """Bytes of ARENA that a piece takes at most."""
 
 
@@ -544,8 +547,8 @@ def hash_of(text: Span, i: int, size: int) -> int:
 def is_there(table: int, place: int, i: int, size: int) -> bool:
     """Whether the bytes at a place of ARENA are those of the piece at i."""
     text, arena = span(table, TEXT), span(table, ARENA)
-    eighth, eighths = 0, size + 7 >> 3
-    while eighth < eighths and i64(arena, place + eighth) == word_at(text, i, size, eighth):
+    eighth, eighths = 0, size + 7 >> 3 if i64(arena, place) == size else -1
+    while eighth < eighths and i64(arena, place + 1 + eighth) == word_at(text, i, size, eighth):
         eighth += 1
     return eighth == eighths
 
@@ -560,29 +563,37 @@ def longer_slot(table: int, hashed: int, i: int, size: int) -> int:
         found = i64(longer, 2 * slot)
         if found == 0:
             return slot
-        if found == hashed:
-            about = i64(longer, 2 * slot + 1)  # place << 32 | ids << 16 | bytes
-            if about & 0xFFFF == size and is_there(table, about >> 32, i, size):
-                return slot
+        if found == hashed and is_there(table, i64(longer, 2 * slot + 1) >> 32, i, size):
+            return slot
         slot = slot + 1 & mask
+
+
+@helper
+def keep_piece(table: int, place: int, i: int, size: int) -> int:
+    """Write the piece at i to a place of ARENA: its size, then its bytes, filled up to eights -> the place behind."""
+    text, arena = span(table, TEXT), span(table, ARENA)
+    eighths = size + 7 >> 3
+    set_i64(arena, place, size)
+    for eighth in range(eighths):
+        set_i64(arena, place + 1 + eighth, word_at(text, i, size, eighth))
+    return place + 1 + eighths
 
 
 @helper
 def remember_longer(table: int, hashed: int, i: int, size: int, count: int) -> None:
     """Enter the first `count` ids of PARTS for the piece of `size` bytes at i, which is not there."""
-    longer, arena, parts, text = span(table, LONGER), span(table, ARENA), span(table, PARTS), span(table, TEXT)
-    place, eighths = number(table, ARENA_USED), size + 7 >> 3
-    needed = eighths + (count + 1 >> 1)
-    if number(table, LONGER_LEFT) == 0 or 8 * (place + needed) > arena.size:
+    longer, arena, parts = span(table, LONGER), span(table, ARENA), span(table, PARTS)
+    place = number(table, ARENA_USED)
+    end = place + 1 + (size + 7 >> 3) + (count + 1 >> 1)
+    if number(table, LONGER_LEFT) == 0 or 8 * end > arena.size:
         return
     slot = longer_slot(table, hashed, i, size)
     set_i64(longer, 2 * slot, hashed)
-    set_i64(longer, 2 * slot + 1, place << 32 | count << 16 | size)
-    for eighth in range(eighths):
-        set_i64(arena, place + eighth, word_at(text, i, size, eighth))
+    set_i64(longer, 2 * slot + 1, place << 32 | count)
+    first = keep_piece(table, place, i, size)
     for k in range(count):
-        set_u32(arena, 2 * (place + eighths) + k, u32(parts, k))
-    set_number(table, ARENA_USED, place + needed)
+        set_u32(arena, 2 * first + k, u32(parts, k))
+    set_number(table, ARENA_USED, end)
     set_number(table, LONGER_LEFT, number(table, LONGER_LEFT) - 1)
 
 
@@ -605,8 +616,8 @@ def longer_ids(table: int, i: int, size: int, produced: int) -> int:
     slot = longer_slot(table, hashed, i, size)
     if i64(longer, 2 * slot) != 0:
         about = i64(longer, 2 * slot + 1)
-        first = 2 * ((about >> 32) + (size + 7 >> 3))
-        return take(ids, produced, span(table, ARENA), first, about >> 16 & 0xFFFF)
+        first = 2 * ((about >> 32) + 1 + (size + 7 >> 3))
+        return take(ids, produced, span(table, ARENA), first, about & LOW_32)
     count = merge_piece(table, i, size)
     if size <= LONGEST:
         remember_longer(table, hashed, i, size, count)
@@ -741,3 +752,417 @@ def decode(table: int, ids: int, count: int, out: int, room: int) -> None:
             if copied >= end - first:
                 break
         at += end - first
+
+
+# --- training: the most frequent pair first, again and again ---
+#
+# Pieces are counted in the same two hash tables. Then all different ones are laid out one after another, a cell a byte,
+# EDGE between them. A token's id stands in its first and its last cell, so that its neighbours are found from either
+# side; the cells between are GONE. Every pair has a record with its count and the places where it may stand, in order:
+# made at once when the younger of its two tokens is, since later merges only take away from it. So a place is
+# looked at again when the pair is merged, and a pair of the heap when it comes first: only counts are always true.
+
+EDGE, GONE = 0xFFFFFFFF, 0xFFFFFFFE
+PAIR, COUNT, PUSHED, FIRST, LENGTH, RECORD = 0, 1, 2, 3, 4, 5  # of a record; PUSHED: COUNT when the heap last saw it
+BEFORE_IT, BEHIND_IT = 0, 1  # on which side of the new token a neighbour stands
+
+
+@entry
+def count_pieces(table: int, size: int, final: int) -> int:
+    """Count the pieces of the first `size` bytes of TEXT, up to CONSUMED -> whether that was all that is settled.
+
+    Else there is no room for the next piece.
+    """
+    text = Text(span(table, TEXT), span(table, KINDS), span(table, PAGES), span(table, BLOCKS))
+    words, masks, pattern = span(table, WORDS), span(table, MASKS), number(table, PATTERN)
+    limit = size if final else settled(text, size)
+    i, fits = ZERO, True
+    while i < limit:
+        j = piece_end(text, i, pattern)
+        fits = has_room(table, j - i)
+        if j > limit or not fits:
+            break
+        length = j - i
+        if length <= WORD_BYTES:
+            low = eight(text.bytes, i) & i64(masks, 2 * length)
+            high = eight(text.bytes, i + 8) & i64(masks, 2 * length + 1) | length << 56
+            at = word_slot(words, low, high)
+            if eight(words, at + 8) == 0:
+                set_eight(words, at, low)
+                set_eight(words, at + 8, high)
+                set_number(table, WORDS_LEFT, number(table, WORDS_LEFT) - 1)
+                new_piece(table, length)
+            set_eight(words, at + 16, eight(words, at + 16) + 1)
+        else:
+            count_longer(table, i, length)
+        i = j
+    set_number(table, CONSUMED, i)
+    return 1 if fits else 0
+
+
+@helper
+def has_room(table: int, size: int) -> bool:
+    """Whether another piece could be counted, even if it is new."""
+    place = 8 * (number(table, ARENA_USED) + 2 + (size + 7 >> 3))
+    return number(table, WORDS_LEFT) > 0 and number(table, LONGER_LEFT) > 0 and place <= span(table, ARENA).size
+
+
+@helper
+def new_piece(table: int, size: int) -> None:
+    """Another piece is there to be laid out."""
+    set_number(table, PIECES, number(table, PIECES) + 1)
+    set_number(table, PIECE_BYTES, number(table, PIECE_BYTES) + size)
+
+
+@helper
+def count_longer(table: int, i: int, size: int) -> None:
+    """Count the piece of more than 15 bytes at i: in ARENA its count stands behind its bytes."""
+    hashed = hash_of(span(table, TEXT), i, size)
+    slot = longer_slot(table, hashed, i, size)
+    longer, arena = span(table, LONGER), span(table, ARENA)
+    if i64(longer, 2 * slot) == 0:
+        place = number(table, ARENA_USED)
+        set_i64(longer, 2 * slot, hashed)
+        set_i64(longer, 2 * slot + 1, place << 32)
+        end = keep_piece(table, place, i, size)
+        set_i64(arena, end, 0)
+        set_number(table, ARENA_USED, end + 1)
+        set_number(table, LONGER_LEFT, number(table, LONGER_LEFT) - 1)
+        new_piece(table, size)
+    counted = (i64(longer, 2 * slot + 1) >> 32) + 1 + (size + 7 >> 3)
+    set_i64(arena, counted, i64(arena, counted) + 1)
+
+
+@entry
+def move_pieces(table: int, words: int, words_size: int, longer: int, longer_size: int) -> None:
+    """Fill WORDS and LONGER, which are empty, from smaller ones; ARENA has grown in its place, and is the same."""
+    old, new = Span(words, words_size), span(table, WORDS)
+    for at in range(0, words_size, 32):
+        if eight(old, at + 8) != 0:
+            slot = word_slot(new, eight(old, at), eight(old, at + 8))
+            for k in range(0, 24, 8):
+                set_eight(new, slot + k, eight(old, at + k))
+    old, new = Span(longer, longer_size), span(table, LONGER)
+    mask = (new.size >> 4) - 1
+    for at in range(0, longer_size, 16):
+        if eight(old, at) != 0:
+            slot = eight(old, at) >> 32 & mask
+            while i64(new, 2 * slot) != 0:
+                slot = slot + 1 & mask
+            set_eight(new, 16 * slot, eight(old, at))
+            set_eight(new, 16 * slot + 8, eight(old, at + 8))
+
+
+@entry
+def lay_out(table: int) -> None:
+    """Fill CELLS, OWNERS and WEIGHTS from the pieces that were counted."""
+    words, longer, arena = span(table, WORDS), span(table, LONGER), span(table, ARENA)
+    at = piece = ZERO
+    set_u32(span(table, CELLS), 0, EDGE)
+    for slot in range(0, words.size, 32):
+        high = eight(words, slot + 8)
+        if high != 0:
+            at = lay_piece(table, at, piece, words, slot, high >> 56, eight(words, slot + 16))
+            piece += 1
+    for slot in range(0, longer.size, 16):
+        if eight(longer, slot) != 0:
+            place = eight(longer, slot + 8) >> 32
+            size = i64(arena, place)
+            at = lay_piece(table, at, piece, arena, 8 * place + 8, size, i64(arena, place + 1 + (size + 7 >> 3)))
+            piece += 1
+
+
+@helper
+def lay_piece(table: int, at: int, piece: int, source: Span, first: int, size: int, count: int) -> int:
+    """Lay out a piece behind the edge at `at` -> the edge behind it."""
+    cells, owners = span(table, CELLS), span(table, OWNERS)
+    set_i64(span(table, WEIGHTS), piece, count)
+    for k in range(size):
+        set_u32(cells, at + 1 + k, byte(source, first + k))
+        set_u32(owners, at + 1 + k, piece)
+    set_u32(cells, at + 1 + size, EDGE)
+    return at + 1 + size
+
+
+@helper
+def record_of(table: int, pair: int) -> int:
+    """The record of a pair, as a place in RECORDS; -1 if it has none."""
+    lookup = span(table, LOOKUP)
+    mask = (lookup.size >> 4) - 1
+    slot = scrambled(pair) >> 32 & mask
+    while i64(lookup, 2 * slot) != pair:
+        if i64(lookup, 2 * slot) == -1:
+            return -1
+        slot = slot + 1 & mask
+    return i64(lookup, 2 * slot + 1)
+
+
+@helper
+def list_record(table: int, record: int) -> None:
+    """Let a record be found by its pair."""
+    lookup, pair = span(table, LOOKUP), i64(span(table, RECORDS), record + PAIR)
+    mask = (lookup.size >> 4) - 1
+    slot = scrambled(pair) >> 32 & mask
+    while i64(lookup, 2 * slot) != -1:
+        slot = slot + 1 & mask
+    set_i64(lookup, 2 * slot, pair)
+    set_i64(lookup, 2 * slot + 1, record)
+
+
+@helper
+def new_record(table: int, pair: int, count: int, first: int) -> int:
+    """A record without places yet -> its place in RECORDS."""
+    records, record = span(table, RECORDS), number(table, IN_RECORDS)
+    set_i64(records, record + PAIR, pair)
+    set_i64(records, record + COUNT, count)
+    set_i64(records, record + FIRST, first)
+    set_i64(records, record + LENGTH, 0)
+    set_number(table, IN_RECORDS, record + RECORD)
+    list_record(table, record)
+    return record
+
+
+@helper
+def add_place(table: int, record: int, place: int) -> None:
+    """Another place where the pair stands."""
+    records = span(table, RECORDS)
+    length = i64(records, record + LENGTH)
+    set_u32(span(table, PLACES), i64(records, record + FIRST) + length, place)
+    set_i64(records, record + LENGTH, length + 1)
+
+
+@entry
+def count_pairs(table: int, cells_count: int) -> None:
+    """Make the records of all pairs of bytes, and the heap: once to count, once to note the places."""
+    cells, owners, weights = span(table, CELLS), span(table, OWNERS), span(table, WEIGHTS)
+    records = span(table, RECORDS)
+    for again in range(2):
+        for at in range(1, cells_count - 1):
+            left, right = u32(cells, at), u32(cells, at + 1)
+            if left == EDGE or right == EDGE:
+                continue
+            record = record_of(table, left << 32 | right)
+            if again:
+                add_place(table, record, at)
+                continue
+            if record < 0:
+                record = new_record(table, left << 32 | right, 0, 0)
+            set_i64(records, record + COUNT, i64(records, record + COUNT) + i64(weights, u32(owners, at)))
+            set_i64(records, record + FIRST, i64(records, record + FIRST) + 1)
+        if again == 0:  # so far FIRST is how many places there are
+            first = 0
+            for record in range(0, number(table, IN_RECORDS), RECORD):
+                length = i64(records, record + FIRST)
+                set_i64(records, record + FIRST, first)
+                first += length
+            set_number(table, IN_PLACES, first)
+    for record in range(0, number(table, IN_RECORDS), RECORD):
+        push_record(table, record)
+
+
+@helper
+def compare_tokens(table: int, one: int, other: int) -> int:
+    """Above 0 where the bytes of token `one` are greater than those of `other`, below where less, 0 where the same."""
+    starts, stored = span(table, STARTS), span(table, BYTES)
+    a, b = i64(starts, one), i64(starts, other)
+    a_end, b_end = i64(starts, one + 1), i64(starts, other + 1)
+    while a < a_end and b < b_end and byte(stored, a) == byte(stored, b):
+        a, b = a + 1, b + 1
+    if a == a_end or b == b_end:
+        return (a_end - a) - (b_end - b)
+    return byte(stored, a) - byte(stored, b)
+
+
+@helper
+def goes_first(table: int, one: int, other: int) -> bool:
+    """Whether the pair of record `one` is to be merged before that of `other`."""
+    records = span(table, RECORDS)
+    count = i64(records, one + PUSHED) - i64(records, other + PUSHED)
+    if count != 0:
+        return count > 0
+    pair, other_pair = i64(records, one + PAIR), i64(records, other + PAIR)
+    if number(table, BY_BYTES):
+        compared = compare_tokens(table, pair >> 32, other_pair >> 32)
+        if compared == 0:
+            compared = compare_tokens(table, pair & LOW_32, other_pair & LOW_32)
+        if compared != 0:
+            return compared > 0
+    return pair < other_pair
+
+
+@helper
+def push_record(table: int, record: int) -> None:
+    """Put a record into the heap, if it is frequent enough."""
+    records, heap = span(table, RECORDS), span(table, HEAP)
+    if i64(records, record + COUNT) < number(table, LEAST):
+        return
+    set_i64(records, record + PUSHED, i64(records, record + COUNT))
+    i = number(table, IN_HEAP)
+    set_number(table, IN_HEAP, i + 1)
+    while i > 0 and goes_first(table, record, i64(heap, i - 1 >> 1)):
+        set_i64(heap, i, i64(heap, i - 1 >> 1))
+        i = i - 1 >> 1
+    set_i64(heap, i, record)
+
+
+@helper
+def pop_record(table: int) -> int:
+    """Take the first record out of the heap."""
+    heap, count = span(table, HEAP), number(table, IN_HEAP) - 1
+    first, record = i64(heap, 0), i64(heap, count)
+    i, child = 0, 1
+    while child < count:
+        if child + 1 < count and goes_first(table, i64(heap, child + 1), i64(heap, child)):
+            child += 1
+        if goes_first(table, record, i64(heap, child)):
+            break
+        set_i64(heap, i, i64(heap, child))
+        i, child = child, 2 * child + 1
+    set_i64(heap, i, record)
+    set_number(table, IN_HEAP, count)
+    return first
+
+
+@helper
+def most_frequent(table: int) -> int:
+    """The first record of the heap whose count is still what it was -> it stays there; -1 where none is left."""
+    records = span(table, RECORDS)
+    while number(table, IN_HEAP) > 0:
+        record = i64(span(table, HEAP), 0)
+        if i64(records, record + COUNT) == i64(records, record + PUSHED):
+            return record
+        push_record(table, pop_record(table))
+    return -1
+
+
+@entry
+def merge_pairs(table: int, most: int) -> None:
+    """Make up to `most` merges, into MERGES; fewer where a span is SHORT, or no pair is left: then SHORT is -1."""
+    records = span(table, RECORDS)
+    for _ in range(most):
+        record = most_frequent(table)
+        if record < 0:
+            return
+        pair, new = i64(records, record + PAIR), number(table, TOKENS)
+        short = short_of_room(table, pair, i64(records, record + LENGTH))
+        set_number(table, SHORT, short)
+        if short >= 0:
+            return
+        pop_record(table)
+        set_i64(span(table, MERGES), new - 256, pair)
+        name_token(table, pair, new)
+        join_everywhere(table, record, new)
+        enter_neighbours(table, new)
+        set_i64(records, record + COUNT, 0)
+
+
+@helper
+def short_of_room(table: int, pair: int, length: int) -> int:
+    """The span that may be too small for what comes of merging a pair that stands at `length` places; -1 for none."""
+    starts, tokens = span(table, STARTS), number(table, TOKENS)
+    left, right = pair >> 32, pair & LOW_32
+    named = i64(starts, tokens) + i64(starts, left + 1) - i64(starts, left) + i64(starts, right + 1) - i64(starts, right)
+    if named > span(table, BYTES).size:
+        return BYTES
+    if 4 * (number(table, IN_PLACES) + 2 * length) > span(table, PLACES).size:
+        return PLACES
+    if 8 * (number(table, IN_RECORDS) + RECORD * min(2 * length, 2 * tokens + 2)) > span(table, RECORDS).size:
+        return RECORDS
+    return NOTES if 8 * 2 * length > span(table, NOTES).size else -1
+
+
+@entry
+def list_records(table: int) -> None:
+    """Fill LOOKUP, which is empty, from all records."""
+    for record in range(0, number(table, IN_RECORDS), RECORD):
+        list_record(table, record)
+
+
+@helper
+def name_token(table: int, pair: int, new: int) -> None:
+    """Write the bytes of a new token behind all others."""
+    starts, stored = span(table, STARTS), span(table, BYTES)
+    end = i64(starts, new)
+    for part in (pair >> 32, pair & LOW_32):
+        for k in range(i64(starts, part), i64(starts, part + 1)):
+            set_byte(stored, end, byte(stored, k))
+            end += 1
+    set_i64(starts, new + 1, end)
+    set_number(table, TOKENS, new + 1)
+
+
+@helper
+def join_everywhere(table: int, record: int, new: int) -> None:
+    """Put the new token where its pair stands, from left to right, and note its neighbours."""
+    records, places, starts = span(table, RECORDS), span(table, PLACES), span(table, STARTS)
+    cells, owners, weights = span(table, CELLS), span(table, OWNERS), span(table, WEIGHTS)
+    left, right = i64(records, record + PAIR) >> 32, i64(records, record + PAIR) & LOW_32
+    left_size = i64(starts, left + 1) - i64(starts, left)
+    right_size = i64(starts, right + 1) - i64(starts, right)
+    first = i64(records, record + FIRST)
+    set_number(table, IN_NOTES, 0)
+    for k in range(first, first + i64(records, record + LENGTH)):
+        at = u32(places, k)
+        middle, end = at + left_size, at + left_size + right_size
+        if u32(cells, at) != left or u32(cells, middle) != right:
+            continue
+        set_u32(cells, middle - 1, GONE)
+        set_u32(cells, middle, GONE)
+        set_u32(cells, at, new)
+        set_u32(cells, end - 1, new)
+        weight = i64(weights, u32(owners, at))
+        before, behind = u32(cells, at - 1), u32(cells, end)
+        if before != EDGE:
+            lower(table, before, left, new, weight)
+            size = i64(starts, before + 1) - i64(starts, before)
+            note(table, before, BEFORE_IT, at - size, weight)
+        if behind != EDGE:
+            lower(table, right, behind, new, weight)
+            note(table, behind, BEHIND_IT, at, weight)
+
+
+@helper
+def lower(table: int, left: int, right: int, new: int, weight: int) -> None:
+    """A pair has lost a place. Where its left token is the new one, it was noted just now, as a neighbour behind it."""
+    if left == new:
+        neighbours = span(table, NEIGHBOURS)
+        set_i64(neighbours, 4 * right + 2, i64(neighbours, 4 * right + 2) - weight)
+        return
+    record = record_of(table, left << 32 | right)
+    if record >= 0:
+        records = span(table, RECORDS)
+        set_i64(records, record + COUNT, i64(records, record + COUNT) - weight)
+
+
+@helper
+def note(table: int, neighbour: int, side: int, place: int, weight: int) -> None:
+    """A neighbour of the new token: NEIGHBOURS has (count, how many places) for each token on each side."""
+    neighbours, notes, count = span(table, NEIGHBOURS), span(table, NOTES), number(table, IN_NOTES)
+    item = 4 * neighbour + 2 * side
+    set_i64(neighbours, item, i64(neighbours, item) + weight)
+    set_i64(neighbours, item + 1, i64(neighbours, item + 1) + 1)
+    set_i64(notes, count, item << 32 | place)
+    set_number(table, IN_NOTES, count + 1)
+
+
+@helper
+def enter_neighbours(table: int, new: int) -> None:
+    """Make a record of each pair that was noted, with its places in the order of the notes."""
+    neighbours, notes, count = span(table, NEIGHBOURS), span(table, NOTES), number(table, IN_NOTES)
+    first_record = number(table, IN_RECORDS)
+    for k in range(count):
+        item, place = i64(notes, k) >> 32, i64(notes, k) & LOW_32
+        places = i64(neighbours, item + 1)
+        if places > 0:  # the first note of this neighbour
+            weight = i64(neighbours, item)
+            pair = new << 32 | item >> 2 if item & 2 else item >> 2 << 32 | new
+            record = -1 if weight < number(table, LEAST) else new_record(table, pair, weight, number(table, IN_PLACES))
+            set_number(table, IN_PLACES, number(table, IN_PLACES) + (places if record >= 0 else 0))
+            set_i64(neighbours, item, record)
+            set_i64(neighbours, item + 1, 0)
+        if i64(neighbours, item) >= 0:
+            add_place(table, i64(neighbours, item), place)
+    for k in range(count):
+        set_i64(neighbours, i64(notes, k) >> 32, 0)
+    for record in range(first_record, number(table, IN_RECORDS), RECORD):
+        push_record(table, record)
