@@ -23,19 +23,23 @@ CHECKED = os.environ.get("LLAMITA_CHECKED_KERNELS") == "1"
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 helper = njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore[reportCallIssue]
-ENTRIES: dict[Any, int] = {}
-"""The kernels that others call, and how many numbers each is given."""
+ENTRIES: dict[str, dict[Any, int]] = {"encodes": {}, "learns from": {}}
+"""The kernels that others call, by what they do with text, and how many numbers each is given."""
 
 
-def entry(function: Callable[..., Any]) -> Any:
+def entry(group: str) -> Callable[[Callable[..., Any]], Any]:
     """A kernel that others call, kept compiled on disk where a place for it is found."""
-    cached = not CHECKED  # a checked build must never be mistaken for a fast one
-    try:
-        kernel = njit(nogil=True, cache=cached, **OPTIONS)(function)
-    except RuntimeError:  # neither the package's folder nor the person's can be written to
-        kernel = njit(nogil=True, **OPTIONS)(function)
-    ENTRIES[kernel] = len(signature(function).parameters)
-    return kernel
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        cached = not CHECKED  # a checked build must never be mistaken for a fast one
+        try:
+            kernel = njit(nogil=True, cache=cached, **OPTIONS)(function)
+        except RuntimeError:  # neither the package's folder nor the person's can be written to
+            kernel = njit(nogil=True, **OPTIONS)(function)
+        ENTRIES[group][kernel] = len(signature(function).parameters)
+        return kernel
+
+    return compiled
 
 
 # --- memory ---
@@ -642,7 +646,7 @@ def new_word_ids(table: int, i: int, size: int, low: int, high: int, produced: i
 # --- what others call ---
 
 
-@entry
+@entry("encodes")
 def encode(table: int, size: int, final: int) -> int:
     """Encode the first `size` bytes of TEXT into IDS -> how many ids.
 
@@ -675,7 +679,7 @@ def encode(table: int, size: int, final: int) -> int:
     return produced
 
 
-@entry
+@entry("encodes")
 def enter_tokens(table: int, wanted: int, count: int) -> None:
     """Begin WORDS and LONGER with the tokens of BYTES whose flag (uint32) is set, as if they had come as pieces.
 
@@ -700,7 +704,7 @@ def enter_tokens(table: int, wanted: int, count: int) -> None:
             remember_longer(table, hash_of(text, ZERO, size), ZERO, size, pieces)
 
 
-@entry
+@entry("encodes")
 def enter_pairs(table: int, offers: int, count: int) -> None:
     """Fill PAIRS and BYTE_PAIRS from `count` items (left << 32 | right, rank << 32 | id); the first of equals wins."""
     pairs, square, given = span(table, PAIRS), span(table, BYTE_PAIRS), Span(offers, 16 * count)
@@ -720,7 +724,7 @@ def enter_pairs(table: int, offers: int, count: int) -> None:
             set_i64(pairs, 2 * slot + 1, value)
 
 
-@entry
+@entry("encodes")
 def decoded_size(table: int, ids: int, count: int, vocab_size: int) -> int:
     """Bytes of the text of `count` uint32 ids; -1 - place for the first one that no token has."""
     given, starts = Span(ids, 4 * count), span(table, STARTS)
@@ -736,7 +740,7 @@ def decoded_size(table: int, ids: int, count: int, vocab_size: int) -> int:
     return size
 
 
-@entry
+@entry("encodes")
 def decode(table: int, ids: int, count: int, out: int, room: int) -> None:
     """Write the bytes of `count` ids to `out`, sixteen at a time: so it needs room for 16 more than there are."""
     given, starts, stored, text = Span(ids, 4 * count), span(table, STARTS), span(table, BYTES), Span(out, room)
@@ -767,14 +771,14 @@ PAIR, COUNT, PUSHED, FIRST, LENGTH, RECORD = 0, 1, 2, 3, 4, 5  # of a record; PU
 BEFORE_IT, BEHIND_IT = 0, 1  # on which side of the new token a neighbour stands
 
 
-@entry
+@entry("learns from")
 def count_pieces(table: int, size: int, final: int) -> int:
     """Count the pieces of the first `size` bytes of TEXT, up to CONSUMED -> whether that was all that is settled.
 
     Else there is no room for the next piece.
     """
     text = Text(span(table, TEXT), span(table, KINDS), span(table, PAGES), span(table, BLOCKS))
-    words, masks, pattern = span(table, WORDS), span(table, MASKS), number(table, PATTERN)
+    masks, pattern = span(table, MASKS), number(table, PATTERN)
     limit = size if final else settled(text, size)
     i, fits = ZERO, True
     while i < limit:
@@ -786,15 +790,9 @@ def count_pieces(table: int, size: int, final: int) -> int:
         if length <= WORD_BYTES:
             low = eight(text.bytes, i) & i64(masks, 2 * length)
             high = eight(text.bytes, i + 8) & i64(masks, 2 * length + 1) | length << 56
-            at = word_slot(words, low, high)
-            if eight(words, at + 8) == 0:
-                set_eight(words, at, low)
-                set_eight(words, at + 8, high)
-                set_number(table, WORDS_LEFT, number(table, WORDS_LEFT) - 1)
-                new_piece(table, length)
-            set_eight(words, at + 16, eight(words, at + 16) + 1)
+            count_word(table, low, high, 1)
         else:
-            count_longer(table, i, length)
+            count_longer(table, i, length, 1)
         i = j
     set_number(table, CONSUMED, i)
     return 1 if fits else 0
@@ -815,7 +813,20 @@ def new_piece(table: int, size: int) -> None:
 
 
 @helper
-def count_longer(table: int, i: int, size: int) -> None:
+def count_word(table: int, low: int, high: int, count: int) -> None:
+    """Count the piece of up to 15 bytes with this key."""
+    words = span(table, WORDS)
+    at = word_slot(words, low, high)
+    if eight(words, at + 8) == 0:
+        set_eight(words, at, low)
+        set_eight(words, at + 8, high)
+        set_number(table, WORDS_LEFT, number(table, WORDS_LEFT) - 1)
+        new_piece(table, high >> 56)
+    set_eight(words, at + 16, eight(words, at + 16) + count)
+
+
+@helper
+def count_longer(table: int, i: int, size: int, count: int) -> None:
     """Count the piece of more than 15 bytes at i: in ARENA its count stands behind its bytes."""
     hashed = hash_of(span(table, TEXT), i, size)
     slot = longer_slot(table, hashed, i, size)
@@ -830,10 +841,35 @@ def count_longer(table: int, i: int, size: int) -> None:
         set_number(table, LONGER_LEFT, number(table, LONGER_LEFT) - 1)
         new_piece(table, size)
     counted = (i64(longer, 2 * slot + 1) >> 32) + 1 + (size + 7 >> 3)
-    set_i64(arena, counted, i64(arena, counted) + 1)
+    set_i64(arena, counted, i64(arena, counted) + count)
 
 
-@entry
+@entry("learns from")
+def add_pieces(table: int, other: int) -> int:
+    """Count what another table has counted, and count it there no more -> whether there was room for all of it."""
+    words, longer, arena = span(other, WORDS), span(other, LONGER), span(other, ARENA)
+    for slot in range(0, words.size, 32):
+        low, high, count = eight(words, slot), eight(words, slot + 8), eight(words, slot + 16)
+        if count > 0:
+            if not has_room(table, ZERO):
+                return 0
+            count_word(table, low, high, count)
+            set_eight(words, slot + 16, 0)
+    for slot in range(0, longer.size, 16):
+        if eight(longer, slot) != 0:
+            place = eight(longer, slot + 8) >> 32
+            size = i64(arena, place)
+            counted = place + 1 + (size + 7 >> 3)
+            if not has_room(table, size):
+                return 0
+            for eighth in range(size + 7 >> 3):
+                set_i64(span(table, TEXT), eighth, i64(arena, place + 1 + eighth))
+            count_longer(table, ZERO, size, i64(arena, counted))
+            set_i64(arena, counted, 0)
+    return 1
+
+
+@entry("learns from")
 def move_pieces(table: int, words: int, words_size: int, longer: int, longer_size: int) -> None:
     """Fill WORDS and LONGER, which are empty, from smaller ones; ARENA has grown in its place, and is the same."""
     old, new = Span(words, words_size), span(table, WORDS)
@@ -853,7 +889,7 @@ def move_pieces(table: int, words: int, words_size: int, longer: int, longer_siz
             set_eight(new, 16 * slot + 8, eight(old, at + 8))
 
 
-@entry
+@entry("learns from")
 def lay_out(table: int) -> None:
     """Fill CELLS, OWNERS and WEIGHTS from the pieces that were counted."""
     words, longer, arena = span(table, WORDS), span(table, LONGER), span(table, ARENA)
@@ -931,7 +967,7 @@ def add_place(table: int, record: int, place: int) -> None:
     set_i64(records, record + LENGTH, length + 1)
 
 
-@entry
+@entry("learns from")
 def count_pairs(table: int, cells_count: int) -> None:
     """Make the records of all pairs of bytes, and the heap: once to count, once to note the places."""
     cells, owners, weights = span(table, CELLS), span(table, OWNERS), span(table, WEIGHTS)
@@ -1035,7 +1071,7 @@ def most_frequent(table: int) -> int:
     return -1
 
 
-@entry
+@entry("learns from")
 def merge_pairs(table: int, most: int) -> None:
     """Make up to `most` merges, into MERGES; fewer where a span is SHORT, or no pair is left: then SHORT is -1."""
     records = span(table, RECORDS)
@@ -1061,8 +1097,8 @@ def short_of_room(table: int, pair: int, length: int) -> int:
     """The span that may be too small for what comes of merging a pair that stands at `length` places; -1 for none."""
     starts, tokens = span(table, STARTS), number(table, TOKENS)
     left, right = pair >> 32, pair & LOW_32
-    named = i64(starts, tokens) + i64(starts, left + 1) - i64(starts, left) + i64(starts, right + 1) - i64(starts, right)
-    if named > span(table, BYTES).size:
+    size = i64(starts, left + 1) - i64(starts, left) + i64(starts, right + 1) - i64(starts, right)
+    if i64(starts, tokens) + size > span(table, BYTES).size:
         return BYTES
     if 4 * (number(table, IN_PLACES) + 2 * length) > span(table, PLACES).size:
         return PLACES
@@ -1071,7 +1107,7 @@ def short_of_room(table: int, pair: int, length: int) -> int:
     return NOTES if 8 * 2 * length > span(table, NOTES).size else -1
 
 
-@entry
+@entry("learns from")
 def list_records(table: int) -> None:
     """Fill LOOKUP, which is empty, from all records."""
     for record in range(0, number(table, IN_RECORDS), RECORD):

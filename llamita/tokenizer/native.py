@@ -30,7 +30,7 @@ class NativeEncoder:
     """Encodes text without special tokens, and decodes. Threads may share one; a forked process may go on with it."""
 
     def __init__(self, vocabulary: Vocabulary):
-        compile_kernels()
+        compile_kernels("encodes")
         self._shared = _Shared(vocabulary)
         self._idle: list[_Workspace] = []
 
@@ -233,11 +233,13 @@ def class_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for first, last in ranges:
             points[first : last + 1] |= np.uint8(kinds.get(name, letter))
     points[[ord("\r"), ord("\n")]] = kernels.NEWLINE
-    blocks, pages = np.unique(points.reshape(-1, 256), axis=0, return_inverse=True)
+    rows = [row.tobytes() for row in points.reshape(-1, 256)]
+    blocks = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+    pages = np.array([blocks[row] for row in rows], dtype=np.uint16)
     by_byte = np.full(256, kernels.OTHER, dtype=np.uint8)
     by_byte[:128] = points[:128] & (1 << kernels.LETTER_BITS) - 1
     by_byte[0xC0:0xF8], by_byte[0xFF] = kernels.BEYOND, kernels.END
-    return by_byte, pages.astype(np.uint16).ravel(), np.ascontiguousarray(blocks)
+    return by_byte, pages, np.frombuffer(b"".join(blocks), dtype=np.uint8)
 
 
 def piece_masks() -> np.ndarray:
@@ -247,12 +249,12 @@ def piece_masks() -> np.ndarray:
 
 
 @cache
-def compile_kernels() -> None:
-    """Compile, or load what was compiled before. What takes long says so."""
-    notice = threading.Timer(1.0, print, ["compiling the tokenizer, once on this machine …"], {"file": sys.stderr})
+def compile_kernels(group: str) -> None:
+    """Compile the kernels of a group, or load what was compiled before. What takes long says so."""
+    notice = threading.Timer(1.0, print, [f"compiling what {group} text, once on this machine …"], {"file": sys.stderr})
     notice.start()
     try:
-        for kernel, arguments in kernels.ENTRIES.items():
+        for kernel, arguments in kernels.ENTRIES[group].items():
             kernel.compile((types.int64,) * arguments)
             kernel.disable_compile()  # else a bool among the arguments would have it compiled again
     finally:

@@ -1,5 +1,10 @@
 """Learning merges at native speed: the memory of the kernels that count pieces and merge pairs."""
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from queue import Queue
+
 import numpy as np
 
 from llamita.tokenizer import kernels
@@ -15,18 +20,67 @@ from llamita.tokenizer.native import (
     list_arrays,
     piece_masks,
 )
+from llamita.tokenizer.special import SpecialTokens
+from llamita.tokenizer.streaming import independent_blocks
+from llamita.tokenizer.training_rules import MergeRules, Progress
 
+AT_ONCE = 256  # merges between reports
 FIRST_ARENA = 1 << 20  # bytes for longer pieces
 SLOTS = 1 << 16  # of each table of pieces, at first
 MOST_FULL = 3  # quarters of them
 RECORDS = 1 << 17  # pairs that there is room for at first: all of two bytes, and as many again
 
 
+def learn(
+    documents: Iterable[Iterable[str]],
+    pattern: str,
+    special: SpecialTokens,
+    rules: MergeRules,
+    progress: Progress,
+    threads: int,
+) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+    """Documents, each as strings -> the bytes of all ids, and the merges; as `plain_training.learn`."""
+    counters = [PieceCounter(pattern) for _ in range(threads)]
+    blocks = chain.from_iterable(independent_blocks(strings, special) for strings in documents)
+    if threads == 1:
+        for block in blocks:
+            counters[0].count(block)
+    else:
+        _count_in_threads(blocks, counters)
+    first, *others = counters
+    while others:
+        first.add(others.pop())
+    merger = PairMerger(first, rules)
+    while merger.merge(AT_ONCE):
+        progress(merger.made, rules.merges)
+    return merger.result()
+
+
+def _count_in_threads(blocks: Iterable[str], counters: "list[PieceCounter]") -> None:
+    """Let each counter take the next block whenever it is done with one; kernels run beside one another."""
+    waiting: Queue[str | None] = Queue(maxsize=len(counters))
+
+    def work(counter: PieceCounter) -> None:
+        while (block := waiting.get()) is not None:
+            counter.count(block)
+
+    with ThreadPoolExecutor(len(counters)) as pool:
+        done = [pool.submit(work, counter) for counter in counters]
+        try:
+            for block in blocks:
+                waiting.put(block)
+        finally:
+            for _ in counters:
+                waiting.put(None)
+    for future in done:
+        future.result()
+
+
 class PieceCounter:
     """How often each piece of a text occurs. What it needs grows with the bytes of different pieces."""
 
     def __init__(self, pattern: str):
-        compile_kernels()
+        compile_kernels("learns from")
         kinds, pages, blocks = class_tables()
         self.table = np.zeros(kernels.TABLE_SIZE, dtype=np.int64)
         self.table[kernels.PATTERN] = PATTERNS[pattern]
@@ -47,28 +101,24 @@ class PieceCounter:
         self._make_room(CHUNK)
 
     def count(self, text: str) -> None:
-        """Count the pieces of a whole text, or of a stretch between special tokens."""
-        self._count(memoryview(text.encode("utf-8")), final=True)
-
-    def count_settled(self, text: str) -> str:
-        """Count the pieces of the beginning of a text that nothing which follows can change -> the rest."""
+        """Count the pieces of a text."""
         data = memoryview(text.encode("utf-8"))
-        return str(data[self._count(data, final=False) :], "utf-8")
-
-    def _count(self, text: memoryview, final: bool) -> int:
-        """Count the pieces of a text in UTF-8, or, if not `final`, of its beginning -> how many bytes these have."""
         start, size = 0, CHUNK
-        while True:
-            end = character_end(text, start + size)
-            fits = self._count_chunk(text[start:end], final and end == len(text))
+        while start < len(data):
+            end = character_end(data, start + size)
+            fits = self._count_chunk(data[start:end], final=end == len(data))
             consumed = self._numbers[kernels.CONSUMED]
             start += consumed
             if not fits:
-                self._grow(len(text))
-            elif end == len(text):
-                return start
+                self._grow(len(data))
             else:  # doubled where a piece has no end yet: see `_Workspace.encode`
                 size = CHUNK if consumed else 2 * size
+
+    def add(self, other: "PieceCounter") -> None:
+        """Count in addition what `other` has counted."""
+        self._make_room(max(self._size, other._size))
+        while not kernels.add_pieces(address(self.table), address(other.table)):
+            self._grow(0)
 
     def _count_chunk(self, text: memoryview, final: bool) -> int:
         size = len(text)
@@ -104,12 +154,12 @@ class PieceCounter:
 class PairMerger:
     """Merges the pairs of counted pieces, the most frequent first. Ids: the 256 bytes, then the merges."""
 
-    def __init__(self, counter: PieceCounter, merges: int, tie_break: str, min_frequency: int):
-        """`counter` must not be used any more: its tables are given free. The other arguments are `train_bpe`'s."""
-        self._table, self._arrays, self._merges = counter.table, counter.arrays, merges
+    def __init__(self, counter: PieceCounter, rules: MergeRules):
+        """`counter` must not be used any more: its tables are given free."""
+        self._table, self._arrays, self._merges = counter.table, counter.arrays, (merges := rules.merges)
         self._numbers = numbers = counter.table.data
         cells = numbers[kernels.PIECES] + numbers[kernels.PIECE_BYTES] + 1
-        numbers[kernels.BY_BYTES], numbers[kernels.LEAST] = tie_break == "bytes", min_frequency
+        numbers[kernels.BY_BYTES], numbers[kernels.LEAST] = rules.tie_break == "bytes", rules.min_frequency
         numbers[kernels.TOKENS] = 256
         self._use({
             kernels.CELLS: np.zeros(cells, np.uint32),

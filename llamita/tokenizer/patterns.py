@@ -70,6 +70,26 @@ class Scanner:
         return pieces, text[end:]
 
 
+def last_break(text: str) -> int:
+    """A place near the end of `text` where every pattern cuts, whatever stands before and behind; 0 if there is none.
+
+    A word or a number ends before whitespace, and whitespace begins a piece there.
+    """
+    for reach in (1000, len(text)):
+        start = max(len(text) - reach, 0)
+        if found := list(_breaks().finditer(text, start)):
+            return found[-1].end()
+    return 0
+
+
+@cache
+def _breaks() -> re.Pattern[str]:
+    letter, number, whitespace = (
+        _as_class(character_classes()[name], True) for name in ("letter", "number", "whitespace")
+    )
+    return re.compile(f"[{letter}{number}](?=[{whitespace}])")
+
+
 def require_pattern(pattern: str) -> None:
     """Raise `UserError` for a name that no pattern has."""
     if pattern not in _SCANNERS:

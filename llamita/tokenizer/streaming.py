@@ -7,7 +7,7 @@ back until nothing that follows can change how it is cut: a few characters of or
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from llamita.tokenizer.patterns import Scanner
+from llamita.tokenizer.patterns import Scanner, last_break
 from llamita.tokenizer.special import SpecialTokens
 
 BLOCK = 1 << 14
@@ -51,6 +51,21 @@ def cut_stream(
 ) -> Iterator[tuple[list[str], str | None]]:
     """The pieces of the one text that `strings` make together; see `encode_stream`."""
     return encode_stream(strings, special, scanner.split, scanner.split_stable, block)
+
+
+def independent_blocks(strings: Iterable[str], special: SpecialTokens) -> Iterator[str]:
+    """The one text that `strings` make together, in blocks whose pieces are those of the whole; no special tokens.
+
+    A block is about as long as a string, unless a text has no whitespace.
+    """
+    rest = ""
+    for text, token in split_stream(strings, special):
+        text = rest + text
+        end = len(text) if token else last_break(text)
+        if end:
+            yield text[:end]
+        rest = text[end:]
+    yield rest
 
 
 def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tuple[str, str | None]]:

@@ -1,23 +1,15 @@
-"""Learning merges from text (Sennrich et al., 2016): join the most frequent pair of neighbours, and again.
+"""Learning merges from text (Sennrich et al., 2016): join the most frequent pair of neighbours, and again."""
 
-The text is cut into pieces once, and equal pieces are counted together. Each round then takes the most frequent pair
-from a heap and rewrites only the pieces that hold it: the counts of all pairs stay true without a look at the rest.
-"""
-
-import heapq
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from llamita.errors import UserError
+from llamita.tokenizer import plain_training
 from llamita.tokenizer.documents import read_documents
-from llamita.tokenizer.patterns import Scanner
+from llamita.tokenizer.patterns import require_pattern
 from llamita.tokenizer.special import SpecialTokens
-from llamita.tokenizer.streaming import cut_stream
-
-Pair = tuple[int, int]
+from llamita.tokenizer.training_rules import MergeRules, Progress
 
 
 def train_bpe(
@@ -28,7 +20,9 @@ def train_bpe(
     pattern: str = "gpt2",
     tie_break: Literal["bytes", "id"] = "bytes",
     min_frequency: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    threads: int = 1,
+    plain: bool = False,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """Learn a vocabulary of `vocab_size` entries; returns (id -> bytes, merges in the order they were learned).
 
@@ -41,7 +35,9 @@ def train_bpe(
     pattern: "gpt2", "cl100k" or "llama3".
     tie_break: of equally frequent pairs, "bytes" takes the greatest pair of byte strings, "id" that of the lowest ids.
     min_frequency: pairs seen less often are not merged.
-    progress: called with (merges so far, merges wanted) after each merge.
+    progress: called with (merges so far, merges wanted) now and then.
+    threads: how many count pieces at once.
+    plain: the same merges by plain Python, slowly.
 
     Raises UserError for an unreadable file, an unknown option, or no room for the bytes and the special tokens.
     """
@@ -52,112 +48,13 @@ def train_bpe(
         raise UserError(f"vocab_size {vocab_size} is too small for the bytes and special tokens; give at least {least}")
     if tie_break not in ("bytes", "id"):
         raise UserError(f"tie_break {tie_break!r} is not known; choose bytes or id")
-    pieces = count_pieces(paths_or_documents, special, pattern)
-    trainer = _Trainer(pieces, tie_break, max(1, min_frequency))
-    while len(trainer.merges) < wanted and trainer.merge_next():
-        if progress is not None:
-            progress(len(trainer.merges), wanted)
-    tokens = [*trainer.tokens, *(token.encode("utf-8") for token in special)]
-    return dict(enumerate(tokens)), trainer.merges
+    require_pattern(pattern)
+    rules = MergeRules(wanted, tie_break, max(1, min_frequency))
+    documents, report = read_documents(paths_or_documents), progress or (lambda *_: None)
+    if plain:
+        tokens, merges = plain_training.learn(documents, pattern, SpecialTokens(special), rules, report)
+    else:
+        from llamita.tokenizer import native_training  # numba takes half a second to import
 
-
-def count_pieces(
-    paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]], special_tokens: Iterable[str], pattern: str
-) -> Counter[str]:
-    """How often each piece occurs; special tokens are left out."""
-    scanner, special = Scanner(pattern), SpecialTokens(special_tokens)
-    counts: Counter[str] = Counter()
-    for strings in read_documents(paths_or_documents):
-        for pieces, _ in cut_stream(strings, scanner, special):
-            counts.update(pieces)
-    return counts
-
-
-class _Trainer:
-    """The pieces as lists of ids, and for each pair its count and the pieces that may hold it."""
-
-    def __init__(self, pieces: Counter[str], tie_break: str, min_frequency: int):
-        self.tokens = [bytes([value]) for value in range(256)]
-        self.merges: list[tuple[bytes, bytes]] = []
-        self._order = _greatest_first if tie_break == "bytes" else None
-        self._places = [self._place(token_id) for token_id in range(256)]  # where a token stands among equals
-        self._min_frequency = min_frequency
-        self._pieces = [list(piece.encode("utf-8")) for piece in pieces]
-        self._frequencies = list(pieces.values())
-        self._counts: dict[Pair, int] = defaultdict(int)
-        self._holders: dict[Pair, set[int]] = defaultdict(set)
-        self._count_all()
-        self._heap = [self._entry(pair) for pair in self._counts]
-        heapq.heapify(self._heap)
-
-    def merge_next(self) -> bool:
-        """Merge the most frequent pair; False if there is none left that is frequent enough."""
-        pair = self._most_frequent()
-        if pair is None:
-            return False
-        left, right = self.tokens[pair[0]], self.tokens[pair[1]]
-        self.merges.append((left, right))
-        self.tokens.append(left + right)
-        self._places.append(self._place(len(self.tokens) - 1))
-        changed: set[Pair] = set()
-        for number in self._holders.pop(pair):
-            changed |= self._rewrite(number, pair, len(self.tokens) - 1)
-        for other in changed:
-            if self._counts[other] > 0:
-                heapq.heappush(self._heap, self._entry(other))
-        return True
-
-    def _count_all(self) -> None:
-        for number, (piece, frequency) in enumerate(zip(self._pieces, self._frequencies, strict=True)):
-            for pair in pairwise(piece):
-                self._counts[pair] += frequency
-                self._holders[pair].add(number)
-
-    def _most_frequent(self) -> Pair | None:
-        """The heap's first entry that still tells the truth: a pair is pushed anew whenever its count changes."""
-        while self._heap:
-            negative_count, _, _, pair = heapq.heappop(self._heap)
-            if self._counts[pair] == -negative_count:
-                return pair if -negative_count >= self._min_frequency else None
-        return None
-
-    def _rewrite(self, number: int, pair: Pair, new_id: int) -> set[Pair]:
-        """Join the pair in one piece; returns the pairs whose counts changed."""
-        old, frequency = self._pieces[number], self._frequencies[number]
-        new = _join(old, pair, new_id)
-        self._pieces[number] = new
-        before, after = Counter(pairwise(old)), Counter(pairwise(new))
-        before.subtract(after)
-        changed = {other for other, lost in before.items() if lost}
-        for other in changed:
-            self._counts[other] -= before[other] * frequency
-            # A piece that no longer holds a pair stays listed: looking at it in vain is cheaper than striking it out.
-            if before[other] < 0:
-                self._holders[other].add(number)
-        return changed
-
-    def _entry(self, pair: Pair) -> tuple[int, object, object, Pair]:
-        return -self._counts[pair], self._places[pair[0]], self._places[pair[1]], pair
-
-    def _place(self, token_id: int) -> str | int:
-        return token_id if self._order is None else self._order(self.tokens[token_id])
-
-
-def _join(ids: list[int], pair: Pair, new_id: int) -> list[int]:
-    """`ids` with every occurrence of the pair, from left to right, replaced by `new_id`."""
-    left, right = pair
-    joined: list[int] = []
-    i, last = 0, len(ids) - 1
-    while i <= last:
-        if ids[i] == left and i < last and ids[i + 1] == right:
-            joined.append(new_id)
-            i += 2
-        else:
-            joined.append(ids[i])
-            i += 1
-    return joined
-
-
-def _greatest_first(token: bytes) -> str:
-    """A string that sorts in the opposite order, as a heap gives the smallest: bytes mirrored, the end above all."""
-    return "".join([chr(255 - byte) for byte in token]) + chr(256)
+        tokens, merges = native_training.learn(documents, pattern, SpecialTokens(special), rules, report, threads)
+    return dict(enumerate([*tokens, *(token.encode("utf-8") for token in special)])), merges
