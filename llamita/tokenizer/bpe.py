@@ -4,32 +4,28 @@ Every text has ids, since every byte is a token, and every id sequence has a tex
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import count
-from typing import Any, Protocol
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llamita.errors import UserError
 from llamita.tokenizer.base import Tokenizer, plain_ids, unknown_id
 from llamita.tokenizer.hf_json import bpe_json, merges_of_ranks
-from llamita.tokenizer.patterns import require_pattern
+from llamita.tokenizer.patterns import last_break, require_pattern
 from llamita.tokenizer.plain import PlainEncoder
 from llamita.tokenizer.special import SpecialTokens
-from llamita.tokenizer.streaming import encode_stream, repair
+from llamita.tokenizer.streaming import encode_stream, repair, slices_at_breaks
 from llamita.tokenizer.vocabulary import number_vocabulary
 
+if TYPE_CHECKING:
+    from llamita.tokenizer.native import NativeEncoder
 
-class Encoder(Protocol):
-    """Makes ids of text without special tokens."""
-
-    def encode(self, text: str) -> np.ndarray:
-        """The ids of a whole text, uint32. Raises `UnicodeEncodeError` for lone surrogates."""
-        ...
-
-    def encode_settled(self, text: str) -> tuple[np.ndarray, str]:
-        """Of a text that goes on: the ids that nothing which follows can change, uint32; the text that has none yet."""
-        ...
+SLICES_A_THREAD = 8  # so that no thread waits long for another
+LEAST_SLICE = 1 << 16  # characters that are worth a thread
+MANY = 1000  # ids of an array that are worth waking the kernels
 
 BYTES_OF_TEXT = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
 """The bytes that UTF-8 makes use of."""
@@ -100,11 +96,11 @@ class BPETokenizer(Tokenizer):
     # --- encoding ---
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> "NativeEncoder | PlainEncoder":
         """Made when the first text comes, since the kernels' tables take a moment."""
         ranks = None if self._merges is None else self._merge_ranks
         if self._plain:
-            return PlainEncoder(self.pattern, self._ids, ranks, self._ignore_merges)
+            return PlainEncoder(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges)
         from llamita.tokenizer.native import NativeEncoder  # numba takes half a second to import
 
         return NativeEncoder(number_vocabulary(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges))
@@ -117,9 +113,25 @@ class BPETokenizer(Tokenizer):
         """The ids of `text`; lone surrogates in it count as U+FFFD. Special tokens are ordinary text if not allowed."""
         return self._encode(text, self._special if allow_special else self._nothing_special).tolist()
 
-    def encode_array(self, text: str) -> np.ndarray:
-        """The ids of `text` as uint16, or uint32 where the vocabulary has more than 65,536 entries."""
-        return self._encode(text, self._special).astype(self.dtype)
+    def encode_array(self, text: str, *, threads: int = 1) -> np.ndarray:
+        """The ids of `text` as uint16, or uint32 where the vocabulary has more than 65,536 entries.
+
+        threads: how many encode a large text at once.
+        """
+        if threads == 1 or any(map(last_break, self.special_tokens)):  # then a cut might lie in a special token
+            return self._encode(text, self._special).astype(self.dtype)
+        slices = slices_at_breaks(repair(text), max(len(text) // (SLICES_A_THREAD * threads), LEAST_SLICE))
+        return np.concatenate(self.encode_batch(list(slices), threads=threads))
+
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[np.ndarray]:
+        """`encode_array` of each text. threads: how many texts are encoded at once."""
+        if threads == 1:
+            return [self.encode_array(text) for text in texts]
+        _ = self._encoder  # made once, before several would do so
+        size = max(1, len(texts) // (SLICES_A_THREAD * threads))  # texts that are handed over together
+        shares = [texts[first : first + size] for first in range(0, len(texts), size)]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(chain.from_iterable(pool.map(self.encode_batch, shares)))
 
     def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of the text that `strings` make together, whatever way it was cut into them."""
@@ -149,9 +161,15 @@ class BPETokenizer(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that aren't UTF-8 become U+FFFD. Raises UserError for an id that no token has."""
         try:
-            return b"".join([self._tokens[token_id] for token_id in plain_ids(ids)]).decode("utf-8", errors="replace")
+            return self._decode(ids).decode("utf-8", errors="replace")
         except KeyError as unknown:
             raise unknown_id(unknown, self.vocab_size) from None
+
+    def _decode(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`. Raises `KeyError` for one that no token has."""
+        if isinstance(ids, np.ndarray) and len(ids) >= MANY and ids.min() >= 0:
+            return self._encoder.decode(ids)
+        return b"".join(map(self._tokens.__getitem__, plain_ids(ids)))
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of an id; b"" for a special token, which has no text. Raises UserError for an unknown id."""

@@ -647,36 +647,35 @@ def new_word_ids(table: int, i: int, size: int, low: int, high: int, produced: i
 
 
 @entry("encodes")
-def encode(table: int, size: int, final: int) -> int:
-    """Encode the first `size` bytes of TEXT into IDS -> how many ids.
+def decoded_size(table: int, ids: int, count: int) -> int:
+    """Bytes of the text of `count` uint32 ids below vocab_size; -1 - place for the first one that no token has."""
+    given, starts = Span(ids, 4 * count), span(table, STARTS)
+    size = 0
+    for k in range(count):
+        token = u32(given, k)
+        length = i64(starts, token + 1) - i64(starts, token)
+        if length == 0:
+            return -1 - k
+        size += length
+    return size
 
-    If not `final`, more text follows, and what that may change is left over. CONSUMED says up to where text was read.
-    """
-    text = Text(span(table, TEXT), span(table, KINDS), span(table, PAGES), span(table, BLOCKS))
-    words, ids, masks, pattern = span(table, WORDS), span(table, IDS), span(table, MASKS), number(table, PATTERN)
-    limit = size if final else settled(text, size)
-    i = produced = ZERO
-    while i < limit:
-        j = piece_end(text, i, pattern)
-        if j > limit:
-            break
-        length = j - i
-        if length <= WORD_BYTES:
-            low = eight(text.bytes, i) & i64(masks, 2 * length)
-            high = eight(text.bytes, i + 8) & i64(masks, 2 * length + 1) | length << 56
-            at = word_slot(words, low, high)
-            if eight(words, at + 8) != 0:
-                first = eight(words, at + 16)
-                set_eight(ids, 4 * produced, first & ~(0xF << COUNT_BIT))
-                set_eight(ids, 4 * produced + 8, eight(words, at + 24))
-                produced += first >> COUNT_BIT & 0xF
-            else:
-                produced = new_word_ids(table, i, length, low, high, produced)
-        else:
-            produced = longer_ids(table, i, length, produced)
-        i = j
-    set_number(table, CONSUMED, i)
-    return produced
+
+@entry("encodes")
+def decode(table: int, ids: int, count: int, out: int, room: int) -> None:
+    """Write the bytes of `count` ids to `out`, sixteen at a time: so it needs room for 16 more than there are."""
+    given, starts, stored, text = Span(ids, 4 * count), span(table, STARTS), span(table, BYTES), Span(out, room)
+    at = 0
+    for k in range(count):
+        token = u32(given, k)
+        first, end = i64(starts, token), i64(starts, token + 1)
+        copied = 0
+        while True:
+            set_eight(text, at + copied, eight(stored, first + copied))
+            set_eight(text, at + copied + 8, eight(stored, first + copied + 8))
+            copied += 16
+            if copied >= end - first:
+                break
+        at += end - first
 
 
 @entry("encodes")
@@ -725,37 +724,36 @@ def enter_pairs(table: int, offers: int, count: int) -> None:
 
 
 @entry("encodes")
-def decoded_size(table: int, ids: int, count: int, vocab_size: int) -> int:
-    """Bytes of the text of `count` uint32 ids; -1 - place for the first one that no token has."""
-    given, starts = Span(ids, 4 * count), span(table, STARTS)
-    size = 0
-    for k in range(count):
-        token = u32(given, k)
-        if token >= vocab_size:
-            return -1 - k
-        length = i64(starts, token + 1) - i64(starts, token)
-        if length == 0:
-            return -1 - k
-        size += length
-    return size
+def encode(table: int, size: int, final: int) -> int:
+    """Encode the first `size` bytes of TEXT into IDS -> how many ids.
 
-
-@entry("encodes")
-def decode(table: int, ids: int, count: int, out: int, room: int) -> None:
-    """Write the bytes of `count` ids to `out`, sixteen at a time: so it needs room for 16 more than there are."""
-    given, starts, stored, text = Span(ids, 4 * count), span(table, STARTS), span(table, BYTES), Span(out, room)
-    at = 0
-    for k in range(count):
-        token = u32(given, k)
-        first, end = i64(starts, token), i64(starts, token + 1)
-        copied = 0
-        while True:
-            set_eight(text, at + copied, eight(stored, first + copied))
-            set_eight(text, at + copied + 8, eight(stored, first + copied + 8))
-            copied += 16
-            if copied >= end - first:
-                break
-        at += end - first
+    If not `final`, more text follows, and what that may change is left over. CONSUMED says up to where text was read.
+    """
+    text = Text(span(table, TEXT), span(table, KINDS), span(table, PAGES), span(table, BLOCKS))
+    words, ids, masks, pattern = span(table, WORDS), span(table, IDS), span(table, MASKS), number(table, PATTERN)
+    limit = size if final else settled(text, size)
+    i = produced = ZERO
+    while i < limit:
+        j = piece_end(text, i, pattern)
+        if j > limit:
+            break
+        length = j - i
+        if length <= WORD_BYTES:
+            low = eight(text.bytes, i) & i64(masks, 2 * length)
+            high = eight(text.bytes, i + 8) & i64(masks, 2 * length + 1) | length << 56
+            at = word_slot(words, low, high)
+            if eight(words, at + 8) != 0:
+                first = eight(words, at + 16)
+                set_eight(ids, 4 * produced, first & ~(0xF << COUNT_BIT))
+                set_eight(ids, 4 * produced + 8, eight(words, at + 24))
+                produced += first >> COUNT_BIT & 0xF
+            else:
+                produced = new_word_ids(table, i, length, low, high, produced)
+        else:
+            produced = longer_ids(table, i, length, produced)
+        i = j
+    set_number(table, CONSUMED, i)
+    return produced
 
 
 # --- training: the most frequent pair first, again and again ---

@@ -5,7 +5,6 @@ that it remembers. An encoder keeps those that nobody uses at the moment, so tha
 """
 
 import sys
-import threading
 from functools import cache
 
 import numpy as np
@@ -48,10 +47,12 @@ class NativeEncoder:
         return ids, str(data[consumed:], "utf-8")
 
     def decode(self, ids: np.ndarray) -> bytes:
-        """The bytes of uint32 ids. Raises `KeyError`, with the id, for one that no token has."""
+        """The bytes of ids, which are not negative. Raises `KeyError`, with the id, for one that no token has."""
+        if int(ids.max(initial=0)) >= self._shared.vocab_size:
+            raise KeyError(int(ids.max()))
         ids = np.ascontiguousarray(ids, dtype=np.uint32)
         table, given, count = address(self._shared.table), address(ids), len(ids)
-        size = kernels.decoded_size(table, given, count, self._shared.vocab_size)
+        size = kernels.decoded_size(table, given, count)
         if size < 0:
             raise KeyError(int(ids[-1 - size]))
         text = np.empty(size + PADDING, dtype=np.uint8)
@@ -250,12 +251,11 @@ def piece_masks() -> np.ndarray:
 
 @cache
 def compile_kernels(group: str) -> None:
-    """Compile the kernels of a group, or load what was compiled before. What takes long says so."""
-    notice = threading.Timer(1.0, print, [f"compiling what {group} text, once on this machine …"], {"file": sys.stderr})
-    notice.start()
-    try:
-        for kernel, arguments in kernels.ENTRIES[group].items():
-            kernel.compile((types.int64,) * arguments)
-            kernel.disable_compile()  # else a bool among the arguments would have it compiled again
-    finally:
-        notice.cancel()
+    """Compile the kernels of a group, or load what was compiled before. The first takes seconds, and says so."""
+    noticed = False
+    for kernel, arguments in kernels.ENTRIES[group].items():
+        kernel.compile((types.int64,) * arguments)
+        kernel.disable_compile()  # else a bool among the arguments would have it compiled again
+        if kernel.stats.cache_misses and not noticed:
+            print(f"compiling what {group} text, once on this machine …", file=sys.stderr, flush=True)
+            noticed = True

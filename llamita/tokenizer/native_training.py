@@ -51,7 +51,9 @@ def learn(
     while others:
         first.add(others.pop())
     merger = PairMerger(first, rules)
-    while merger.merge(AT_ONCE):
+    more = rules.merges > 0
+    while more:
+        more = merger.merge(AT_ONCE)
         progress(merger.made, rules.merges)
     return merger.result()
 

@@ -11,20 +11,23 @@ from llamita.tokenizer.patterns import Scanner
 
 
 class PlainEncoder:
-    """Encodes text without special tokens.
+    """Encodes text without special tokens, and decodes.
 
-    ids: bytes -> id. merge_ranks: pair -> place in the list of merges; without it ids are ranks, and two neighbours
-    merge if what they join to is a token. whole: a piece that is a token is never cut, where merges would not make it.
+    tokens: id -> bytes, of special tokens too. ids: bytes -> id. merge_ranks: pair -> place in the list of merges;
+    without it ids are ranks, and two neighbours merge if what they join to is a token. whole: a piece that is a token
+    is never cut, where merges would not make it.
     """
 
     def __init__(
         self,
         pattern: str,
+        tokens: Mapping[int, bytes],
         ids: Mapping[bytes, int],
         merge_ranks: Mapping[tuple[bytes, bytes], int] | None,
         whole: bool,
     ):
-        self._scanner, self._ids, self._merge_ranks, self._whole = Scanner(pattern), ids, merge_ranks, whole
+        self._scanner, self._tokens, self._ids = Scanner(pattern), tokens, ids
+        self._merge_ranks, self._whole = merge_ranks, whole
         self._rank = self._rank_of_join if merge_ranks is None else self._rank_of_pair
         self._cache = PieceCache(self._encode_piece)
 
@@ -36,6 +39,10 @@ class PlainEncoder:
         """Of a text that goes on: the ids that nothing which follows can change, uint32; the text that has none yet."""
         pieces, rest = self._scanner.split_stable(text)
         return self._ids_of(pieces), rest
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The bytes of ids. Raises `KeyError`, with the id, for one that no token has."""
+        return b"".join(map(self._tokens.__getitem__, ids.tolist()))
 
     def _ids_of(self, pieces: list[str]) -> np.ndarray:
         return np.fromiter(chain.from_iterable(map(self._cache.__getitem__, pieces)), np.uint32)

@@ -68,6 +68,17 @@ def independent_blocks(strings: Iterable[str], special: SpecialTokens) -> Iterat
     yield rest
 
 
+def slices_at_breaks(text: str, size: int) -> Iterator[str]:
+    """A text without special tokens in slices of about `size` characters whose pieces are those of the whole."""
+    rest = ""
+    for start in range(0, len(text), size):
+        rest += text[start : start + size]
+        if end := last_break(rest):
+            yield rest[:end]
+            rest = rest[end:]
+    yield rest
+
+
 def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tuple[str, str | None]]:
     """The one text that `strings` make together as (ordinary text, special token after it), else cut anywhere."""
     held = ""
