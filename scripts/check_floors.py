@@ -14,7 +14,7 @@ from pathlib import Path
 FLOORS = (
     "errors", "checks", "randomness", "files", "targets", "config_file", "presets", "model_config", "config",
     "tokenizer", "corpus", "data", "model", "optim", "parallel", "generate", "evaluate", "train",
-    "experiments", "serve", "interop", "cli", "__main__",
+    "bench", "experiments", "serve", "interop", "cli", "__main__",
 )  # fmt: skip
 """From the ground upwards in the order of use: each may import from those before it."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -58,9 +58,13 @@ class Tokenizer(Protocol):
         """What arrays of ids are made of; see `token_dtype`."""
         return token_dtype(self.vocab_size)
 
-    def encode_array(self, text: str) -> np.ndarray:
-        """The ids of `text` as an array of `dtype`."""
+    def encode_array(self, text: str, *, threads: int = 1) -> np.ndarray:
+        """The ids of `text` as an array of `dtype`. threads: how many encode a large text at once, where that helps."""
         return np.array(self.encode(text), dtype=self.dtype)
+
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[np.ndarray]:
+        """`encode_array` of each text. threads: how many texts are encoded at once, where that helps."""
+        return [self.encode_array(text) for text in texts]
 
     def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
         """The ids of one text that comes as pieces cut anywhere: those of the whole, without holding the whole."""

@@ -3,8 +3,10 @@
 Every text has ids, since every byte is a token, and every id sequence has a text.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 SLICES_A_THREAD = 8  # so that no thread waits long for another
 LEAST_SLICE = 1 << 16  # characters that are worth a thread
-MANY = 1000  # ids of an array that are worth waking the kernels
+MANY = 1000  # ids that are worth waking the kernels
 
 BYTES_OF_TEXT = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
 """The bytes that UTF-8 makes use of."""
@@ -167,6 +169,9 @@ class BPETokenizer(Tokenizer):
 
     def _decode(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`. Raises `KeyError` for one that no token has."""
+        if isinstance(ids, list) and len(ids) >= MANY:
+            with suppress(OverflowError, TypeError):  # of what is no id; below it is named
+                ids = np.array(array("I", ids))
         if isinstance(ids, np.ndarray) and len(ids) >= MANY and ids.min() >= 0:
             return self._encoder.decode(ids)
         return b"".join(map(self._tokens.__getitem__, plain_ids(ids)))

@@ -1,0 +1,79 @@
+"""The texts that tokenizers are measured on: English, code, and many scripts; made of what a machine has."""
+
+import gettext
+import sysconfig
+from pathlib import Path
+
+from llamita.corpus import StoryCorpus, join_documents
+from llamita.errors import UserError
+
+STORIES = 8000  # about 7 MB
+CODE = 7_000_000  # characters
+CATALOGUES = Path("/usr/share/locale")
+LANGUAGES = (
+    "ru",
+    "el",
+    "ar",
+    "he",
+    "fa",
+    "hi",
+    "bn",
+    "ta",
+    "th",
+    "ko",
+    "ja",
+    "zh_CN",
+    "ka",
+    "hy",
+    "uk",
+    "am",
+    "vi",
+    "tr",
+)
+"""In scripts: Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Tamil, Thai, Hangul, Kana, Han, Georgian, …"""
+A_LANGUAGE = 200_000  # characters
+LEAST_MULTILINGUAL = 2_000_000  # bytes
+
+
+def english(file: Path | None) -> str:
+    """The text of a file, or stories of the built-in kind."""
+    if file is None:
+        return "\n".join(join_documents(StoryCorpus(0, STORIES).pieces()))
+    try:
+        return file.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as UTF-8 text ({error}); give --data another file") from error
+
+
+def code() -> str:
+    """The beginning of Python's standard library, file by file."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(file for file in folder.rglob("*.py") if "site-packages" not in file.parts)
+    texts = (file.read_text(encoding="utf-8", errors="ignore") for file in files)
+    parts, size = [], 0
+    for text in texts:
+        parts.append(text)
+        size += len(text)
+        if size >= CODE:
+            break
+    return "".join(parts)
+
+
+def multilingual(file: Path | None) -> str | None:
+    """The text of a file, or what the machine's message catalogues say in LANGUAGES; None where that is little."""
+    if file is not None:
+        return english(file)
+    texts = ["\n".join(_messages(CATALOGUES / language / "LC_MESSAGES")) for language in LANGUAGES]
+    text = "\n".join(text[:A_LANGUAGE] for text in texts)
+    return text if len(text.encode("utf-8")) >= LEAST_MULTILINGUAL else None
+
+
+def _messages(folder: Path) -> list[str]:
+    """The translations of all catalogues in a folder."""
+    found: list[str] = []
+    for file in sorted(folder.glob("*.mo")):
+        with file.open("rb") as stream:
+            catalogue = gettext.GNUTranslations(stream)
+        translations = getattr(catalogue, "_catalog", {}).values()
+        found += [text for text in translations if isinstance(text, str) and not text.isascii()]
+    return found

@@ -1,0 +1,292 @@
+"""llamita's tokenizer beside tiktoken, Hugging Face's `tokenizers` and rustbpe: the same ids, in how much time?"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llamita.bench.timing import Job, Seconds, take_turns
+from llamita.errors import UserError
+from llamita.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, load_tokenizer, train_bpe
+from llamita.tokenizer.patterns import PUBLISHED
+
+PEERS = ("tiktoken", "tokenizers", "rustbpe")
+VOCAB_SIZE = 32_000  # of the vocabulary for the pattern cl100k, and 10,000 where training itself is measured
+LEARNED = 10_000
+CALL = "The quick brown fox jumps over the lazy dog, again"  # 50 characters
+CALLS = 2000
+ENDLESS = {"a": "a", "^": "^", "spaces": " "}
+SHORT, LONG = 100_000, 10_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured, how many times longer the peer took, round by round, and the goal."""
+
+    what: str
+    text: str
+    ours: str
+    peer: str
+    ratios: list[float]
+    goal: str
+
+    def __str__(self) -> str:
+        middle, low, high = self.ratios[len(self.ratios) // 2], self.ratios[0], self.ratios[-1]
+        ratio = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+        return f"| {self.what} | {self.text} | {self.ours} | {self.peer} | {ratio} | {self.goal} |"
+
+
+HEADER = "| what | text | llamita | peer | ratio (least-most) | goal |\n|---|---|---|---|---|---|"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all measurements share: the texts, GPT-2's tokenizer, and how many rounds."""
+
+    english: str
+    code: str
+    multilingual: str | None
+    gpt2: str
+    rounds: int
+
+    def texts(self) -> dict[str, str]:
+        """Name -> text."""
+        named = {"English": self.english, "code": self.code, "multilingual": self.multilingual}
+        return {name: text for name, text in named.items() if text}
+
+
+def measure(setting: Setting) -> Iterator[Row]:
+    """The rows of the table, one after the other. Raises `UserError` where a peer is not installed."""
+    if missing := [name for name in PEERS if not find_spec(name)]:
+        raise UserError(
+            f"bench tokenizer compares with {', '.join(missing)}, not installed: pip install {' '.join(missing)}"
+        )
+    os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"  # before they are loaded
+    yield from encoding(setting)
+    yield from newer_pattern(setting)
+    yield from batches(setting)
+    yield from short_calls(setting)
+    yield from endless_pieces(setting)
+    yield from decoding(setting)
+    yield from learning(setting)
+    yield from compiling()
+
+
+def encoding(setting: Setting) -> Iterator[Row]:
+    """GPT-2's vocabulary on each text: an array with pieces remembered, with none, a list, and two threads."""
+    ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
+    for name, text in setting.texts().items():
+        require_same(ours.encode_array(text), theirs.encode_to_numpy(text, allowed_special="all"), name)
+        cold = iter([_fresh(setting.gpt2) for _ in range(setting.rounds + 1)])
+        jobs: dict[str, Job] = {
+            "array": lambda text=text: ours.encode_array(text),
+            "their array": lambda text=text: theirs.encode_to_numpy(text, allowed_special="all"),
+            "cold": lambda text=text, cold=cold: next(cold).encode_array(text),
+            "list": lambda text=text: ours.encode(text),
+            "their list": lambda text=text: theirs.encode(text, allowed_special="all"),
+            "threads": lambda text=text: ours.encode_array(text, threads=2),
+        }
+        seconds, megabytes = take_turns(jobs, setting.rounds), len(text.encode("utf-8")) / 1e6
+        for what, mine, peer, goal, goal_multilingual in (
+            ("encode to array, gpt2, warm", "array", "their array", "7", "2.5"),
+            ("the same, nothing remembered", "cold", "their array", "2.5", "1.5"),
+            ("encode to list", "list", "their list", "3", "2"),
+            ("two threads, beside one", "threads", "array", "1.8", "1.8"),
+        ):
+            wanted = goal_multilingual if name == "multilingual" else goal
+            yield _row(what, name, seconds, mine, peer, megabytes, wanted)
+
+
+def newer_pattern(setting: Setting) -> Iterator[Row]:
+    """The pattern cl100k, with a vocabulary trained on all the texts."""
+    import tiktoken
+
+    vocab, _ = train_bpe(list(setting.texts().values()), vocab_size=VOCAB_SIZE, pattern="cl100k")
+    ranks = {token: token_id for token_id, token in vocab.items()}
+    ours = BPETokenizer.from_ranks(ranks, pattern="cl100k")
+    theirs = tiktoken.Encoding("own", pat_str=PUBLISHED["cl100k"], mergeable_ranks=ranks, special_tokens={})
+    for name, text in setting.texts().items():
+        require_same(ours.encode_array(text), theirs.encode_to_numpy(text), name)
+        jobs: dict[str, Job] = {
+            "ours": lambda text=text: ours.encode_array(text),
+            "theirs": lambda text=text: theirs.encode_to_numpy(text),
+        }
+        seconds = take_turns(jobs, setting.rounds)
+        megabytes, goal = len(text.encode("utf-8")) / 1e6, "4" if name == "multilingual" else "10"
+        yield _row("encode to array, cl100k, warm", name, seconds, "ours", "theirs", megabytes, goal)
+
+
+def batches(setting: Setting) -> Iterator[Row]:
+    """Paragraphs as a batch, beside `tokenizers`."""
+    from tokenizers import Tokenizer as TheirTokenizer
+
+    ours = load_tokenizer(setting.gpt2)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = TheirTokenizer.from_file(str(ours.save(folder)))
+    for name, text in setting.texts().items():
+        if name == "code":
+            continue
+        texts = [text[start : start + 2000] for start in range(0, min(len(text), 4_000_000), 2000)]
+        wanted = [encoding.ids for encoding in theirs.encode_batch_fast(texts[:20], add_special_tokens=False)]
+        require_same(np.concatenate(ours.encode_batch(texts[:20])), np.concatenate(wanted), name)
+        jobs: dict[str, Job] = {
+            "ours": lambda texts=texts: ours.encode_batch(texts),
+            "theirs": lambda texts=texts: theirs.encode_batch_fast(texts, add_special_tokens=False),
+        }
+        seconds = take_turns(jobs, setting.rounds)
+        megabytes, goal = len("".join(texts).encode("utf-8")) / 1e6, "10" if name == "multilingual" else "25"
+        yield _row("batch of 2,000 characters, beside tokenizers", name, seconds, "ours", "theirs", megabytes, goal)
+
+
+def short_calls(setting: Setting) -> Iterator[Row]:
+    """One call on 50 characters, many times."""
+    ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
+    jobs: dict[str, Job] = {
+        "ours": lambda: [ours.encode(CALL) for _ in range(CALLS)],
+        "theirs": lambda: [theirs.encode(CALL, allowed_special="all") for _ in range(CALLS)],
+    }
+    seconds = take_turns(jobs, setting.rounds)
+    each = {name: f"{1e6 * seconds.median(name) / CALLS:.1f} µs" for name in jobs}
+    ratios = seconds.ratios("theirs", "ours")
+    yield Row("one call on 50 characters", "English", each["ours"], each["theirs"], ratios, "0.83")
+
+
+def endless_pieces(setting: Setting) -> Iterator[Row]:
+    """A single letter again and again: beside tiktoken, and how the time grows from 1 to 10 MB."""
+    ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
+    for name, letter in ENDLESS.items():
+        text = letter * SHORT
+        require_same(ours.encode_array(text), theirs.encode_to_numpy(text), name)
+        jobs: dict[str, Job] = {
+            "ours": lambda text=text: ours.encode_array(text),
+            "theirs": lambda text=text: theirs.encode_to_numpy(text),
+        }
+        seconds = take_turns(jobs, setting.rounds)
+        yield _row(f"{SHORT:,} times", name, seconds, "ours", "theirs", SHORT / 1e6, "0.67")
+        lengths = {f"{size / 1e6:g} MB": letter * size for size in (LONG // 100, LONG // 10, LONG)}
+        grown = take_turns({name: lambda text=text: ours.encode_array(text) for name, text in lengths.items()}, 2)
+        short, middle, long = lengths
+        for less, more in ((short, middle), (middle, long)):
+            times = {size: f"{1e3 * grown.median(size):,.0f} ms" for size in (less, more)}
+            yield Row(
+                f"{more} beside {less}: times longer",
+                name,
+                times[more],
+                times[less],
+                grown.ratios(more, less),
+                "at most 13",
+            )
+
+
+def decoding(setting: Setting) -> Iterator[Row]:
+    """A list of ids to text, and an array."""
+    ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
+    for name, text in setting.texts().items():
+        ids = ours.encode(text)
+        array = np.array(ids, dtype=np.uint16)
+        jobs: dict[str, Job] = {
+            "list": lambda ids=ids: ours.decode(ids),
+            "array": lambda array=array: ours.decode(array),
+            "their list": lambda ids=ids: theirs.decode(ids),
+            "their array": lambda array=array: theirs.decode(array.tolist()),
+        }
+        seconds, megabytes = take_turns(jobs, setting.rounds), len(text.encode("utf-8")) / 1e6
+        yield _row("decode a list", name, seconds, "list", "their list", megabytes, "1")
+        yield _row("decode an array", name, seconds, "array", "their array", megabytes, "1")
+
+
+def learning(setting: Setting) -> Iterator[Row]:
+    """A vocabulary of 10,000 from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "text.txt"
+        file.write_text(setting.english, encoding="utf-8", newline="")
+        jobs: dict[str, Job] = {
+            "ours": lambda: train_bpe([file], vocab_size=LEARNED, special_tokens=[END_OF_TEXT]),
+            "tokenizers": lambda: _learn_with_tokenizers(file),
+            "rustbpe": lambda: _learn_with_rustbpe(file),
+        }
+        seconds = take_turns(jobs, setting.rounds)
+    for peer, goal in (("tokenizers", "10"), ("rustbpe", "2.5")):
+        times = {name: f"{seconds.median(name):.3f} s" for name in ("ours", peer)}
+        ratios = seconds.ratios(peer, "ours")
+        yield Row(f"learn {LEARNED:,} tokens, beside {peer}", "English", times["ours"], times[peer], ratios, goal)
+
+
+COMPILE = """
+import time
+started = time.perf_counter()
+from llamita.tokenizer import native
+native.compile_kernels("encodes")
+print(time.perf_counter() - started)
+"""
+
+
+def compiling() -> Iterator[Row]:
+    """Seconds to import numba and compile what encodes, in an empty cache and then from it."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = []
+        for _ in range(2):
+            words = [sys.executable, "-c", COMPILE]
+            done = subprocess.run(
+                words, env={**os.environ, "NUMBA_CACHE_DIR": folder}, capture_output=True, text=True, check=True
+            )
+            seconds.append(float(done.stdout))
+    first, again = seconds
+    yield Row("compile once, then load", "", f"{first:.1f} s", f"{again:.2f} s", [first / again], "8 s, then 0.5 s")
+
+
+def tiktoken_gpt2(folder: str) -> Any:
+    """tiktoken's GPT-2 from the published files."""
+    import tiktoken
+    from tiktoken_ext.openai_public import r50k_pat_str
+
+    ours = load_tokenizer(folder)
+    ranks = {ours.token_bytes(token): token for token in range(ours.vocab_size) if token != ours.end_id}
+    assert ours.end_id is not None
+    special = {END_OF_TEXT: ours.end_id}
+    return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
+
+
+def require_same(ours: np.ndarray, theirs: np.ndarray, name: str) -> None:
+    """Speeds of different results cannot be compared."""
+    if not np.array_equal(ours, theirs):
+        raise AssertionError(f"{name}: the ids differ")
+
+
+def _fresh(folder: str) -> Tokenizer:
+    """A tokenizer whose tables are made, and that remembers nothing yet."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.encode("")
+    return tokenizer
+
+
+def _row(what: str, text: str, seconds: Seconds, ours: str, peer: str, megabytes: float, goal: str) -> Row:
+    speeds = {name: f"{megabytes / seconds.median(name):,.1f} MB/s" for name in (ours, peer)}
+    return Row(what, text, speeds[ours], speeds[peer], seconds.ratios(peer, ours), goal)
+
+
+def _learn_with_tokenizers(file: Path) -> None:
+    from tokenizers import Tokenizer as TheirTokenizer
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = TheirTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=LEARNED, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train([str(file)], trainer)
+
+
+def _learn_with_rustbpe(file: Path) -> None:
+    rustbpe = import_module("rustbpe")  # which has no types
+    documents = file.read_text(encoding="utf-8").split(END_OF_TEXT)
+    rustbpe.Tokenizer().train_from_iterator(iter(documents), LEARNED, pattern=PUBLISHED["gpt2"])
