@@ -1,6 +1,7 @@
 """Training against a trainer that counts everything anew for every merge."""
 
 import random
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from texts import development_text, nasty_strings
 
 from llamita.errors import UserError
-from llamita.tokenizer import END_OF_TEXT, train_bpe
+from llamita.tokenizer import END_OF_TEXT, BPETokenizer, train_bpe
 from llamita.tokenizer.documents import BLOCK
 from llamita.tokenizer.patterns import Scanner
 
@@ -149,3 +150,16 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
     with pytest.raises(UserError, match=r"latin.txt: not UTF-8 text"):
         train_bpe(tmp_path / "latin.txt", vocab_size=300)
+
+
+def test_the_worked_example_of_the_page_is_what_comes_out():
+    text = "low low low low low lower lower newest newest newest newest newest newest widest widest widest"
+    page = (Path(__file__).parents[1] / "docs" / "tokenizer.md").read_text(encoding="utf-8")
+    vocab, merges = train_bpe([text], vocab_size=266)
+    rows = re.findall(r"^\| `(.+)` `(.+)` \| \d \|", page, re.M)
+    assert [(left.encode(), right.encode()) for left, right in rows] == merges[:8]
+    assert text in page
+    tokenizer = BPETokenizer(vocab, merges)
+    shown = re.search(r"`lowest newer` becomes (.+?)\. It", page, re.S)
+    assert shown
+    assert [tokenizer.decode([i]) for i in tokenizer.encode("lowest newer")] == re.findall("`(.+?)`", shown[1])

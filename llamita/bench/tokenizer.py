@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from llamita.bench.timing import Job, Seconds, take_turns
+from llamita.corpus import TextFiles
+from llamita.data import prepare
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, load_tokenizer, train_bpe
 from llamita.tokenizer.patterns import PUBLISHED
@@ -77,6 +79,7 @@ def measure(setting: Setting) -> Iterator[Row]:
     yield from endless_pieces(setting)
     yield from decoding(setting)
     yield from learning(setting)
+    yield from preparing(setting)
     yield from compiling()
 
 
@@ -218,6 +221,27 @@ def learning(setting: Setting) -> Iterator[Row]:
         times = {name: f"{seconds.median(name):.3f} s" for name in ("ours", peer)}
         ratios = seconds.ratios(peer, "ours")
         yield Row(f"learn {LEARNED:,} tokens, beside {peer}", "English", times["ours"], times[peer], ratios, goal)
+
+
+def preparing(setting: Setting) -> Iterator[Row]:
+    """A file of text to a file of ids, beside a plain loop over tiktoken that writes no more than the ids."""
+    ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = Path(folder) / "text.txt", Path(folder) / "train.bin"
+        file.write_text(setting.english, encoding="utf-8", newline="")
+        numbers = iter(range(setting.rounds + 1))
+        jobs: dict[str, Job] = {
+            "ours": lambda: prepare(TextFiles(file), ours, Path(folder) / str(next(numbers))),
+            "theirs": lambda: _loop_over_tiktoken(file, theirs, out),
+        }
+        seconds, megabytes = take_turns(jobs, setting.rounds), len(setting.english.encode("utf-8")) / 1e6
+    yield _row("llamita prepare, beside a loop over tiktoken", "English", seconds, "ours", "theirs", megabytes, "")
+
+
+def _loop_over_tiktoken(file: Path, theirs: Any, out: Path) -> None:
+    with out.open("wb") as stream:
+        for document in file.read_text(encoding="utf-8").split(END_OF_TEXT):
+            theirs.encode_to_numpy(document).astype(np.uint16).tofile(stream)
 
 
 COMPILE = """
