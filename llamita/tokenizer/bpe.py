@@ -25,7 +25,7 @@ from llamita.tokenizer.vocabulary import number_vocabulary
 if TYPE_CHECKING:
     from llamita.tokenizer.native import NativeEncoder
 
-SLICES_A_THREAD = 8  # so that no thread waits long for another
+SLICES_A_THREAD = 2  # few: between slices threads wait for Python's lock, and at the end for one another
 LEAST_SLICE = 1 << 16  # characters that are worth a thread
 MANY = 1000  # ids that are worth waking the kernels
 
@@ -122,7 +122,7 @@ class BPETokenizer(Tokenizer):
         """
         if threads == 1 or any(map(last_break, self.special_tokens)):  # then a cut might lie in a special token
             return self._encode(text, self._special).astype(self.dtype)
-        slices = slices_at_breaks(repair(text), max(len(text) // (SLICES_A_THREAD * threads), LEAST_SLICE))
+        slices = slices_at_breaks(text, max(len(text) // (SLICES_A_THREAD * threads), LEAST_SLICE))
         return np.concatenate(self.encode_batch(list(slices), threads=threads))
 
     def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[np.ndarray]:
@@ -146,7 +146,7 @@ class BPETokenizer(Tokenizer):
     def _encode(self, text: str, special: SpecialTokens) -> np.ndarray:
         """The ids of a text, uint32."""
         try:
-            if not special.occurs_in(text):
+            if not special.find(text):
                 return self._encoder.encode(text)
             cuts = [(self._encoder.encode(ordinary), token) for ordinary, token in special.split(text)]
         except UnicodeEncodeError:

@@ -126,10 +126,11 @@ def numbers(first: int, end: int) -> tuple[int, ...]:
 # The table: an int64 array that begins with address and size of each span, in this order, and goes on with numbers.
 KINDS, PAGES, BLOCKS, BYTE_IDS, BYTE_PAIRS, PAIRS, BYTES, STARTS, MASKS = numbers(0, 9)  # shared by all workspaces
 TEXT, WORDS, LONGER, ARENA, IDS, PARTS, OFFERS, BEFORE, AFTER = numbers(9, 18)  # of one workspace
-CELLS, OWNERS, WEIGHTS, PLACES, RECORDS, LOOKUP, HEAP, NOTES, NEIGHBOURS, MERGES = numbers(18, 28)  # of training
-PATTERN, WHOLE, LONGEST_PIECE, CONSUMED, WORDS_LEFT, LONGER_LEFT, ARENA_USED = numbers(56, 63)
-PIECES, PIECE_BYTES, BY_BYTES, LEAST, TOKENS, IN_PLACES, IN_RECORDS, IN_HEAP, IN_NOTES, SHORT = numbers(63, 73)
-(TABLE_SIZE,) = numbers(73, 74)
+(FREQUENT,) = numbers(18, 19)  # of one, too
+CELLS, OWNERS, WEIGHTS, PLACES, RECORDS, LOOKUP, HEAP, NOTES, NEIGHBOURS, MERGES = numbers(19, 29)  # of training
+PATTERN, WHOLE, LONGEST_PIECE, CONSUMED, WORDS_LEFT, LONGER_LEFT, ARENA_USED = numbers(58, 65)
+PIECES, PIECE_BYTES, BY_BYTES, LEAST, TOKENS, IN_PLACES, IN_RECORDS, IN_HEAP, IN_NOTES, SHORT = numbers(65, 75)
+(TABLE_SIZE,) = numbers(75, 76)
 (ZERO,) = numbers(0, 1)
 
 
@@ -491,7 +492,8 @@ def merge_piece(table: int, i: int, size: int) -> int:
 #
 # WORDS holds pieces of up to 15 bytes with up to 4 tokens, 32 bytes each: the bytes and their number as a key that
 # says all (two pieces never look alike), then the ids, with their number in the highest bits of the first. A piece is
-# read, looked up and written with a few whole words, without a loop. LONGER has (hash, place << 32 | ids) of what does
+# read, looked up and written with a few whole words, without a loop. In FREQUENT are those that came last: nine of ten
+# that come are among them, and neither core waits for a cache that both share. LONGER has (hash, place << 32 | ids) of what does
 # not fit there; at the place in ARENA stand the number of bytes, the bytes, filled up to eights, and the ids.
 # Both begin with the pieces that are tokens themselves, and are put back to that when they are full.
 
@@ -499,15 +501,23 @@ WORD_BYTES, WORD_IDS = 15, 4
 LONGEST = 128
 """Bytes of the longest piece that is remembered, unless it is a token."""
 COUNT_BIT = 28  # of the first id of a word; ids are below 2^28
+(FREQUENT_WORDS,) = numbers(4096, 4097)
+"""Words that a table small enough for a core's own cache has room for, each at one place only; WORDS has them, too."""
 MOST_ARENA = 8 + LONGEST + 4 * LONGEST
 """Bytes of ARENA that a piece takes at most."""
+
+
+@helper
+def word_hash(low: int, high: int) -> int:
+    """A hash of a key."""
+    return scrambled(low ^ high * -7723592293110705685) >> 32
 
 
 @helper
 def word_slot(words: Span, low: int, high: int) -> int:
     """The place of a key in WORDS, in bytes: where it stands, or where it would."""
     mask = (words.size >> 5) - 1
-    slot = scrambled(low ^ high * -7723592293110705685) >> 32 & mask
+    slot = word_hash(low, high) & mask
     while True:
         found = eight(words, slot << 5 | 8)
         if found == 0 or (found == high and eight(words, slot << 5) == low):
@@ -730,7 +740,8 @@ def encode(table: int, size: int, final: int) -> int:
     If not `final`, more text follows, and what that may change is left over. CONSUMED says up to where text was read.
     """
     text = Text(span(table, TEXT), span(table, KINDS), span(table, PAGES), span(table, BLOCKS))
-    words, ids, masks, pattern = span(table, WORDS), span(table, IDS), span(table, MASKS), number(table, PATTERN)
+    words, frequent, ids = span(table, WORDS), span(table, FREQUENT), span(table, IDS)
+    masks, pattern = span(table, MASKS), number(table, PATTERN)
     limit = size if final else settled(text, size)
     i = produced = ZERO
     while i < limit:
@@ -741,14 +752,19 @@ def encode(table: int, size: int, final: int) -> int:
         if length <= WORD_BYTES:
             low = eight(text.bytes, i) & i64(masks, 2 * length)
             high = eight(text.bytes, i + 8) & i64(masks, 2 * length + 1) | length << 56
-            at = word_slot(words, low, high)
-            if eight(words, at + 8) != 0:
-                first = eight(words, at + 16)
-                set_eight(ids, 4 * produced, first & ~(0xF << COUNT_BIT))
-                set_eight(ids, 4 * produced + 8, eight(words, at + 24))
-                produced += first >> COUNT_BIT & 0xF
-            else:
-                produced = new_word_ids(table, i, length, low, high, produced)
+            at = (word_hash(low, high) & FREQUENT_WORDS - 1) << 5
+            if eight(frequent, at) != low or eight(frequent, at + 8) != high:
+                slot = word_slot(words, low, high)
+                if eight(words, slot + 8) == 0:
+                    produced = new_word_ids(table, i, length, low, high, produced)
+                    i = j
+                    continue
+                for k in range(0, 32, 8):
+                    set_eight(frequent, at + k, eight(words, slot + k))
+            first = eight(frequent, at + 16)
+            set_eight(ids, 4 * produced, first & ~(0xF << COUNT_BIT))
+            set_eight(ids, 4 * produced + 8, eight(frequent, at + 24))
+            produced += first >> COUNT_BIT & 0xF
         else:
             produced = longer_ids(table, i, length, produced)
         i = j

@@ -115,6 +115,7 @@ class _Shared:
         words, longer_slots = power_of_two(2 * len(lengths)), power_of_two(2 * len(longer))
         self.table[kernels.WORDS_LEFT], self.table[kernels.LONGER_LEFT] = words * 3 // 4, longer_slots * 3 // 4
         return {
+            kernels.FREQUENT: np.zeros(32 * int(kernels.FREQUENT_WORDS), dtype=np.uint8),
             kernels.WORDS: np.zeros(32 * words, dtype=np.uint8),
             kernels.LONGER: np.zeros(2 * longer_slots, dtype=np.int64),
             kernels.ARENA: np.zeros((ARENA + int(5 * longer.sum()) + 16 * len(longer)) // 8, dtype=np.int64),

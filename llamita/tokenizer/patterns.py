@@ -70,16 +70,16 @@ class Scanner:
         return pieces, text[end:]
 
 
-def last_break(text: str) -> int:
-    """A place near the end of `text` where every pattern cuts, whatever stands before and behind; 0 if there is none.
+def last_break(text: str, start: int = 0, end: int | None = None) -> int:
+    """The last place between `start` and `end` where every pattern cuts, whatever the rest is; `start` if there is none.
 
     A word or a number ends before whitespace, and whitespace begins a piece there.
     """
-    for reach in (1000, len(text)):
-        start = max(len(text) - reach, 0)
-        if found := list(_breaks().finditer(text, start)):
+    end = len(text) if end is None else min(end, len(text))
+    for first in (max(start, end - 1000), start):  # nearly always there is one near the end
+        if found := list(_breaks().finditer(text, first, end)):
             return found[-1].end()
-    return 0
+    return start
 
 
 @cache

@@ -15,19 +15,25 @@ class SpecialTokens:
         for token in longest_first:
             _check(token)
         # The engine tries alternatives in order, so the longest comes first. (?!) matches nowhere.
-        self.search = re.compile("|".join(map(re.escape, longest_first)) or "(?!)").search
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._beginnings = {token[:length] for token in longest_first for length in range(1, len(token))}
         self._common = _common_beginning(longest_first)
         self._longest_beginning = max(map(len, longest_first), default=1) - 1
 
-    def occurs_in(self, text: str) -> bool:
-        """Whether there may be a special token in `text`: faster than `search`, which may deny it."""
-        return self._common is not None and self._common in text
+    def find(self, text: str, start: int = 0) -> re.Match[str] | None:
+        """The first special token from `start` on. What all tokens begin with is looked for first: that is fast."""
+        if not self._common:
+            return self._pattern.search(text, start)
+        while (start := text.find(self._common, start)) >= 0:
+            if match := self._pattern.match(text, start):
+                return match
+            start += 1
+        return None
 
     def split(self, text: str) -> Iterator[tuple[str, str | None]]:
         """`text` as (ordinary text, the special token that ends it), the last one with None."""
         start = 0
-        while match := self.search(text, start):
+        while match := self.find(text, start):
             yield text[start : match.start()], match.group()
             start = match.end()
         yield text[start:], None
@@ -37,7 +43,7 @@ class SpecialTokens:
         settled: list[tuple[str, str]] = []
         start, stop = 0, self._unfinished(text, 0)
         # A token found at `stop` or later waits: a longer one, or one that starts earlier, may yet win.
-        while (match := self.search(text, start)) and match.start() < stop:
+        while (match := self.find(text, start)) and match.start() < stop:
             settled.append((text[start : match.start()], match.group()))
             start = match.end()
             stop = self._unfinished(text, start)
@@ -49,11 +55,9 @@ class SpecialTokens:
         return next((place for place in candidates if text[place:] in self._beginnings), len(text))
 
 
-def _common_beginning(tokens: list[str]) -> str | None:
-    """What all of `tokens` begin with; None where there are none."""
-    if not tokens:
-        return None
-    first, last = min(tokens), max(tokens)  # all others lie between them
+def _common_beginning(tokens: list[str]) -> str:
+    """What all of `tokens` begin with."""
+    first, last = min(tokens, default=""), max(tokens, default="")  # all others lie between them
     same = (one == other for one, other in zip(first, last, strict=False))
     return first[: sum(takewhile(bool, same))]
 

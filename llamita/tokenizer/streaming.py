@@ -70,13 +70,13 @@ def independent_blocks(strings: Iterable[str], special: SpecialTokens) -> Iterat
 
 def slices_at_breaks(text: str, size: int) -> Iterator[str]:
     """A text without special tokens in slices of about `size` characters whose pieces are those of the whole."""
-    rest = ""
-    for start in range(0, len(text), size):
-        rest += text[start : start + size]
-        if end := last_break(rest):
-            yield rest[:end]
-            rest = rest[end:]
-    yield rest
+    start, end = 0, size
+    while end < len(text):
+        if (cut := last_break(text, start, end)) > start:
+            yield text[start:cut]
+            start = cut
+        end += size
+    yield text[start:]
 
 
 def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tuple[str, str | None]]:
