@@ -492,10 +492,11 @@ def merge_piece(table: int, i: int, size: int) -> int:
 #
 # WORDS holds pieces of up to 15 bytes with up to 4 tokens, 32 bytes each: the bytes and their number as a key that
 # says all (two pieces never look alike), then the ids, with their number in the highest bits of the first. A piece is
-# read, looked up and written with a few whole words, without a loop. In FREQUENT are those that came last: nine of ten
-# that come are among them, and neither core waits for a cache that both share. LONGER has (hash, place << 32 | ids) of what does
-# not fit there; at the place in ARENA stand the number of bytes, the bytes, filled up to eights, and the ids.
-# Both begin with the pieces that are tokens themselves, and are put back to that when they are full.
+# read, looked up and written with a few whole words, without a loop. FREQUENT has those that came last: nine of ten
+# that come are among them, and no core waits for a cache that it shares with others.
+# LONGER has (hash, place << 32 | ids) of what does not fit into WORDS; at the place in ARENA stand the number of bytes,
+# the bytes, filled up to eights, and the ids.
+# All begin with the pieces that are tokens themselves, and are put back to that when they are full.
 
 WORD_BYTES, WORD_IDS = 15, 4
 LONGEST = 128

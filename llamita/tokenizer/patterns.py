@@ -71,7 +71,7 @@ class Scanner:
 
 
 def last_break(text: str, start: int = 0, end: int | None = None) -> int:
-    """The last place between `start` and `end` where every pattern cuts, whatever the rest is; `start` if there is none.
+    """The last place between `start` and `end` where every pattern cuts, whatever the rest is; else `start`.
 
     A word or a number ends before whitespace, and whitespace begins a piece there.
     """
