@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 from functools import cache
 
 import numpy as np
@@ -134,6 +135,16 @@ def test_of_overlapping_special_tokens_the_leftmost_then_the_longest_wins():
     short, long, before = tokenizer.special_tokens.values()
     assert tokenizer.encode("<a>b<a>") == [long, short]
     assert tokenizer.encode("b<a>b") == [before, ord("b")]
+
+
+@pytest.mark.parametrize("tokens", [["é", "ß"], ["<|a|>", "b"], ["ab", "abc", "abd"], ["😀"], []])
+def test_special_tokens_are_found_whatever_they_begin_with(tokens):
+    tokenizer = BPETokenizer({i: bytes([i]) for i in range(256)}, [], tokens)
+    text = "xab<|a|>éß😀abcabdb<|a"
+    longest_first = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+    parts = re.split(f"({longest_first})", text) if tokens else [text]
+    ids = [i for part in parts for i in ([tokenizer.special_tokens[part]] if part in tokens else part.encode())]
+    assert tokenizer.encode(text) == ids
 
 
 def test_special_tokens_keep_their_id_in_the_vocabulary_or_get_the_next():

@@ -17,13 +17,14 @@ class SpecialTokens:
         # The engine tries alternatives in order, so the longest comes first. (?!) matches nowhere.
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._beginnings = {token[:length] for token in longest_first for length in range(1, len(token))}
+        self._any = bool(longest_first)
         self._common = _common_beginning(longest_first)
         self._longest_beginning = max(map(len, longest_first), default=1) - 1
 
     def find(self, text: str, start: int = 0) -> re.Match[str] | None:
         """The first special token from `start` on. What all tokens begin with is looked for first: that is fast."""
         if not self._common:
-            return self._pattern.search(text, start)
+            return self._pattern.search(text, start) if self._any else None  # (?!) would be tried at every place
         while (start := text.find(self._common, start)) >= 0:
             if match := self._pattern.match(text, start):
                 return match
