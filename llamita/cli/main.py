@@ -47,8 +47,9 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stderr.close()
         sys.exit(0)
-    except KeyboardInterrupt:
-        print("llamita: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        if not interruption.args:  # else what was interrupted has said it
+            print("llamita: interrupted", file=sys.stderr)
         sys.exit(130)
 
 

@@ -25,7 +25,7 @@ class StopRequest:
     def obey(self) -> None:
         """Raise what the signal would have raised, now that everything is saved."""
         if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("the step is finished and saved")
         if self.signal is not None:
             raise SystemExit(128 + self.signal)
 
