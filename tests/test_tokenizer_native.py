@@ -166,6 +166,17 @@ def test_tables_that_are_too_small_grow(monkeypatch):
     assert train_bpe([" ".join(words)], threads=2, **options) == expected
 
 
+def test_what_fails_in_a_thread_that_counts_is_raised(monkeypatch):
+    from llamita.tokenizer import native_training
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(native_training.PieceCounter, "count", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        train_bpe(["a text"] * 50, vocab_size=300, threads=2)
+
+
 # --- decoding ---
 
 

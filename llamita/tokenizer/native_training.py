@@ -63,8 +63,13 @@ def _count_in_threads(blocks: Iterable[str], counters: "list[PieceCounter]") -> 
     waiting: Queue[str | None] = Queue(maxsize=len(counters))
 
     def work(counter: PieceCounter) -> None:
-        while (block := waiting.get()) is not None:
-            counter.count(block)
+        try:
+            while (block := waiting.get()) is not None:
+                counter.count(block)
+        except BaseException:
+            while waiting.get() is not None:  # else who hands out blocks would wait for ever
+                pass
+            raise
 
     with ThreadPoolExecutor(len(counters)) as pool:
         done = [pool.submit(work, counter) for counter in counters]
