@@ -5,31 +5,14 @@ import sysconfig
 from pathlib import Path
 
 from llamita.corpus import StoryCorpus, join_documents
-from llamita.errors import UserError
+from llamita.tokenizer.documents import read_blocks
 
 STORIES = 8000  # about 7 MB
 CODE = 7_000_000  # characters
 CATALOGUES = Path("/usr/share/locale")
 LANGUAGES = (
-    "ru",
-    "el",
-    "ar",
-    "he",
-    "fa",
-    "hi",
-    "bn",
-    "ta",
-    "th",
-    "ko",
-    "ja",
-    "zh_CN",
-    "ka",
-    "hy",
-    "uk",
-    "am",
-    "vi",
-    "tr",
-)
+    "ru", "el", "ar", "he", "fa", "hi", "bn", "ta", "th", "ko", "ja", "zh_CN", "ka", "hy", "uk", "am", "vi", "tr",
+)  # fmt: skip
 """In scripts: Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Tamil, Thai, Hangul, Kana, Han, Georgian, …"""
 A_LANGUAGE = 200_000  # characters
 LEAST_MULTILINGUAL = 2_000_000  # bytes
@@ -39,21 +22,17 @@ def english(file: Path | None) -> str:
     """The text of a file, or stories of the built-in kind."""
     if file is None:
         return "\n".join(join_documents(StoryCorpus(0, STORIES).pieces()))
-    try:
-        return file.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as UTF-8 text ({error}); give --data another file") from error
+    return "".join(read_blocks(file))
 
 
 def code() -> str:
     """The beginning of Python's standard library, file by file."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(file for file in folder.rglob("*.py") if "site-packages" not in file.parts)
-    texts = (file.read_text(encoding="utf-8", errors="ignore") for file in files)
     parts, size = [], 0
-    for text in texts:
-        parts.append(text)
-        size += len(text)
+    for file in files:
+        parts.append(file.read_text(encoding="utf-8", errors="ignore"))
+        size += len(parts[-1])
         if size >= CODE:
             break
     return "".join(parts)

@@ -46,10 +46,10 @@ def _row(name: str, parameters: int, config: "RunConfig", hardware: "Hardware") 
     return COLUMNS.format(name, f"{parameters:,}", *map(_readable, kinds), *(f"{size:,} B" for size in caches))
 
 
-def _readable(size: int) -> str:
+def _readable(size: float) -> str:
     """Bytes with the prefix that suits them."""
     for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024  # type: ignore[assignment]
+        size /= 1024
         if size < 1000:
             return f"{size:.1f} {unit}"
     return f"{size / 1024:,.1f} TiB"

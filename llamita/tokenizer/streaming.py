@@ -60,11 +60,13 @@ def independent_blocks(strings: Iterable[str], special: SpecialTokens) -> Iterat
     """
     rest = ""
     for text, token in split_stream(strings, special):
+        seen = max(len(rest) - 1, 0)  # there was no break up to here; the last character's depends on what follows
         text = rest + text
-        end = len(text) if token else last_break(text)
-        if end:
+        end = len(text) if token else last_break(text, seen)
+        if end > seen:
             yield text[:end]
-        rest = text[end:]
+            text = text[end:]
+        rest = text
     yield rest
 
 
