@@ -509,6 +509,12 @@ MOST_ARENA = 8 + LONGEST + 4 * LONGEST
 
 
 @helper
+def word_key(text: Span, i: int, size: int, masks: Span) -> tuple[int, int]:
+    """The key of the piece of `size` bytes, up to 15, at i: its first eight bytes; the others, and how many in all."""
+    return eight(text, i) & i64(masks, 2 * size), eight(text, i + 8) & i64(masks, 2 * size + 1) | size << 56
+
+
+@helper
 def word_hash(low: int, high: int) -> int:
     """A hash of a key."""
     return scrambled(low ^ high * -7723592293110705685) >> 32
@@ -708,8 +714,8 @@ def enter_tokens(table: int, wanted: int, count: int) -> None:
             set_u32(parts, 0, token)
         pieces = 1 if whole else merge_piece(table, ZERO, size)
         if size <= WORD_BYTES and pieces <= WORD_IDS:
-            low = eight(text, 0) & i64(masks, 2 * size)
-            remember_word(table, low, eight(text, 8) & i64(masks, 2 * size + 1) | size << 56, pieces)
+            low, high = word_key(text, ZERO, size, masks)
+            remember_word(table, low, high, pieces)
         else:
             remember_longer(table, hash_of(text, ZERO, size), ZERO, size, pieces)
 
@@ -751,8 +757,7 @@ def encode(table: int, size: int, final: int) -> int:
             break
         length = j - i
         if length <= WORD_BYTES:
-            low = eight(text.bytes, i) & i64(masks, 2 * length)
-            high = eight(text.bytes, i + 8) & i64(masks, 2 * length + 1) | length << 56
+            low, high = word_key(text.bytes, i, length, masks)
             at = (word_hash(low, high) & FREQUENT_WORDS - 1) << 5
             if eight(frequent, at) != low or eight(frequent, at + 8) != high:
                 slot = word_slot(words, low, high)
@@ -803,8 +808,7 @@ def count_pieces(table: int, size: int, final: int) -> int:
             break
         length = j - i
         if length <= WORD_BYTES:
-            low = eight(text.bytes, i) & i64(masks, 2 * length)
-            high = eight(text.bytes, i + 8) & i64(masks, 2 * length + 1) | length << 56
+            low, high = word_key(text.bytes, i, length, masks)
             count_word(table, low, high, 1)
         else:
             count_longer(table, i, length, 1)

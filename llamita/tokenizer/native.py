@@ -160,8 +160,7 @@ class _Workspace:
         size = len(text)
         if size > self._size:
             self._make_room(size)
-        self._text[:size] = text
-        self._text[size : size + PADDING] = BEHIND
+        put_text(self._text, text)
         produced = kernels.encode(self._address, size, int(final))
         if self._is_full():
             self._forget()
@@ -198,6 +197,13 @@ def make_buffers(size: int) -> dict[int, np.ndarray]:
         kernels.BEFORE: np.empty(size, dtype=np.uint32),
         kernels.AFTER: np.empty(size, dtype=np.uint32),
     }
+
+
+def put_text(room: memoryview, text: memoryview) -> None:
+    """Write a text into TEXT, and behind it what says that it ends there."""
+    size = len(text)
+    room[:size] = text
+    room[size : size + PADDING] = BEHIND
 
 
 def list_arrays(table: np.ndarray, arrays: dict[int, np.ndarray]) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from llamita.tokenizer import kernels
 from llamita.tokenizer.native import (
-    BEHIND,
     CHUNK,
     PADDING,
     PATTERNS,
@@ -19,6 +18,7 @@ from llamita.tokenizer.native import (
     compile_kernels,
     list_arrays,
     piece_masks,
+    put_text,
 )
 from llamita.tokenizer.special import SpecialTokens
 from llamita.tokenizer.streaming import independent_blocks
@@ -131,8 +131,7 @@ class PieceCounter:
         size = len(text)
         if size > self._size:
             self._make_room(size)
-        self._text[:size] = text
-        self._text[size : size + PADDING] = BEHIND
+        put_text(self._text, text)
         return kernels.count_pieces(address(self.table), size, int(final))
 
     def _make_room(self, size: int) -> None:
