@@ -40,7 +40,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.rope = rope or choose_rotation(config)
-        # An attribute, so that precision and faster kernels can be put around it from outside.
+        # An attribute, as the kernels of other parts: faster ones can be put in its place from outside.
         self.kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = causal_attention
 
     def forward(

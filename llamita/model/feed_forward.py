@@ -8,6 +8,11 @@ from torch.nn.functional import gelu, relu, silu
 from llamita.config import ModelConfig
 
 
+def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, where silu(x) = x / (1 + e^-x)."""
+    return silu(gate) * up
+
+
 class SwiGLU(nn.Module):
     """A gated feed-forward layer: down(silu(gate(x)) · up(x)) (Shazeer, 2020).
 
@@ -19,10 +24,11 @@ class SwiGLU(nn.Module):
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.kernel: Callable[[Tensor, Tensor], Tensor] = gated_silu
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., hidden) -> (..., hidden)."""
-        return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.kernel(self.gate_proj(x), self.up_proj(x)))
 
 
 class FeedForward(nn.Module):

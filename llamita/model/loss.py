@@ -1,5 +1,6 @@
 """Cross-entropy, and the head that ends a model in it."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -37,6 +38,7 @@ class LMHead(nn.Module):
         """`weight` (vocab_size, hidden_size): the embedding's, where the two are tied."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size)) if weight is None else weight
+        self.kernel: Callable[[Tensor, Tensor, Tensor], Tensor] = linear_cross_entropy
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
         """hidden (batch, seq, hidden) -> logits (batch, seq, vocab_size), or the loss in nats."""
@@ -44,7 +46,7 @@ class LMHead(nn.Module):
             return linear(hidden, self.weight)
         if reduction == "none":
             return cross_entropy(linear(hidden, self.weight), targets, reduction)
-        total = linear_cross_entropy(hidden.flatten(0, -2), self.weight, targets.flatten())
+        total = self.kernel(hidden.flatten(0, -2), self.weight, targets.flatten())
         return total if reduction == "sum" else total / (targets != IGNORED).sum()
 
 

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from llamita.kernels.adamw import lies_flat
+from llamita.kernels.squares import joint_norm
+
 
 @torch.no_grad()
 def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
@@ -17,8 +20,14 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return torch.zeros(())
+    if all(lies_flat(grad) for grad in grads):
+        norm = joint_norm(grads)
+        if norm > max_norm:
+            for grad in grads:
+                grad.mul_(max_norm / (norm + 1e-6))
+        return norm
     norm = torch.stack([grad.float().norm() for grad in grads]).norm()
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # a tensor: nobody waits for the device
     for grad in grads:
         grad.mul_(scale.to(grad.device))
     return norm

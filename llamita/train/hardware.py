@@ -48,6 +48,10 @@ class Hardware:
                     module.register_forward_hook(_narrow)
                 if isinstance(module, Attention) and self.device == "cpu":
                     module.kernel = _in_fp32(module.kernel)
+            if self.device == "cpu" and self.precision == "bf16":
+                from llamita.train.acceleration import accelerate
+
+                accelerate(model)
         return model
 
     def autocast(self) -> AbstractContextManager[object]:

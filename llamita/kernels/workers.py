@@ -1,0 +1,121 @@
+"""Run a compiled loop on all threads that torch computes with.
+
+A `Body` is a function of one address: a table of numbers (int64), of which the first three say how the work is shared
+out. Every thread takes the next `at_once` rows until none are left, so a thread that something else disturbs takes
+fewer. What a row computes does not depend on who computes it: results are the same with any number of threads.
+
+On Linux the threads are those of OpenMP that torch itself uses (a second pool would fight with it for the cores, since
+OpenMP's threads wait spinning); elsewhere they are Python's, which the loops leave unlocked.
+"""
+
+import ctypes
+import struct
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numba import cfunc, types
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+NEXT, ROWS, AT_ONCE, FIRST_ARGUMENT = 0, 1, 2, 3
+"""Where in its table a body finds the next row to take, their number, how many to take, and what else it was given."""
+
+REWRITES = frozenset({"nsz", "contract", "reassoc"})
+"""What the compiler may do to floating-point numbers: reorder sums, so that they become vectors; not forget that there
+are infinities and NaN, which a run that diverges is recognised by."""
+
+
+class Body:
+    """A loop that is compiled when it first runs, and then kept on disk where a place for it is found."""
+
+    def __init__(self, function: Callable[[Any], None], rewrites: frozenset[str] = REWRITES):
+        self.function, self.rewrites = function, rewrites
+        self.__doc__ = function.__doc__
+
+    @cached_property
+    def address(self) -> int:
+        """Where the compiled code begins."""
+        return self._compiled.address
+
+    @cached_property
+    def _compiled(self) -> Any:
+        signature, options = (
+            types.void(types.CPointer(types.int64)),
+            {"error_model": "numpy", "fastmath": set(self.rewrites)},
+        )
+        try:
+            return cfunc(signature, cache=True, **options)(self.function)
+        except RuntimeError:  # neither the package's folder nor the person's can be written to
+            return cfunc(signature, **options)(self.function)
+
+
+def exact_body(function: Callable[[Any], None]) -> Body:
+    """A loop that is computed just as it is written, where its rounding adds up over the steps of a run."""
+    return Body(function, frozenset())
+
+
+def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | int | float) -> None:
+    """Let all threads work through `rows` rows, of which each takes `at_once` at a time.
+
+    `arguments` are what the body finds behind the first three numbers of its table: addresses of the first elements of
+    tensors and arrays, and numbers, floats as the bits of fp64. Of tensors without values (`FakeTensor`), which only
+    tell how much memory would be used, nothing is computed.
+    """
+    if any(isinstance(argument, FakeTensor) for argument in arguments):
+        return
+    numbers = [_number(argument) for argument in arguments]
+    table = (ctypes.c_int64 * (FIRST_ARGUMENT + len(numbers)))(0, rows, at_once, *numbers)
+    threads = min(torch.get_num_threads(), -(-rows // at_once))
+    if threads > 1:
+        _start_together()(body.address, ctypes.addressof(table), threads)
+    else:
+        _alone(body.address)(ctypes.addressof(table))
+
+
+def _number(argument: Tensor | np.ndarray | int | float) -> int:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    if isinstance(argument, np.ndarray):
+        return argument.ctypes.data
+    return argument if isinstance(argument, int) else struct.unpack("q", struct.pack("d", argument))[0]
+
+
+@cache
+def _alone(address: int) -> Any:
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+@cache
+def _start_together() -> Callable[[int, int, int], None]:
+    """A function (body, table, threads) that returns when all threads are done."""
+    library = _openmp_of_torch()
+    if library is None:
+        return _in_python_threads
+    parallel = ctypes.CDLL(library).GOMP_parallel
+    parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return lambda body, table, threads: parallel(body, table, threads, 0)
+
+
+def _openmp_of_torch() -> str | None:
+    """The path of GNU's OpenMP library that this process has loaded; torch's comes first."""
+    if sys.platform != "linux":
+        return None
+    with open("/proc/self/maps", encoding="utf-8") as file:
+        loaded = {line.split(maxsplit=5)[-1].strip() for line in file if "libgomp" in line}
+    return min(loaded, key=lambda path: ("torch" not in path, path), default=None)
+
+
+def _in_python_threads(body: int, table: int, threads: int) -> None:
+    others = [_pool().submit(_alone(body), table) for _ in range(threads - 1)]
+    _alone(body)(table)
+    wait(others)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="llamita-kernels")

@@ -1,0 +1,57 @@
+"""Put compiled kernels in the place of the plain functions that a model computes with."""
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+from llamita.kernels.attention import blocked_attention
+from llamita.kernels.cross_entropy import linear_cross_entropy
+from llamita.kernels.gate import gated_silu
+from llamita.kernels.norm import rms_norm
+from llamita.kernels.rotation import rotate
+from llamita.model import Attention, Llama, LMHead, RMSNorm, RotaryEmbedding, SwiGLU
+
+Function = Callable[..., Tensor]
+
+
+def accelerate(model: Llama) -> None:
+    """Let the parts of `model` compute with the kernels wherever they get bf16 numbers, as under autocast."""
+    pre_norm = model.config.norm_position == "pre"  # a post-norm makes the residual stream itself, which stays in fp32
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.kernel = _without_mask(module.kernel)
+        elif isinstance(module, RMSNorm) and pre_norm:
+            module.kernel = _under_autocast(rms_norm, module.kernel)
+        elif isinstance(module, SwiGLU):
+            module.kernel = _of_bf16(gated_silu, module.kernel)
+        elif isinstance(module, RotaryEmbedding):
+            module.kernel = _of_bf16(rotate, module.kernel)
+        elif isinstance(module, LMHead):
+            module.kernel = _of_bf16(linear_cross_entropy, module.kernel)
+
+
+def _of_bf16(fast: Function, plain: Function) -> Function:
+    @wraps(fast)
+    def chosen(x: Tensor, *others: object) -> Tensor:
+        return (fast if x.dtype == torch.bfloat16 else plain)(x, *others)
+
+    return chosen
+
+
+def _under_autocast(fast: Function, plain: Function) -> Function:
+    """For a function of fp32 numbers whose result is bf16, as the products behind it want it."""
+
+    @wraps(fast)
+    def chosen(x: Tensor, *others: object) -> Tensor:
+        return (fast if x.dtype == torch.float32 and torch.is_autocast_enabled("cpu") else plain)(x, *others)
+
+    return chosen
+
+
+def _without_mask(plain: Function) -> Function:
+    def chosen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return blocked_attention(q, k, v) if mask is None and q.dtype == torch.bfloat16 else plain(q, k, v, mask)
+
+    return chosen
