@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.numbers import F, bf16s, end_of, exp, fp32s, in_order, int64s, load, log, order, store, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, require_within, run
+from llamita.targets import IGNORED
 
 LOGITS = 1 << 23  # of a slice: 16 MB of bf16
 LEAST_TOKENS = 256  # of a slice: fewer make poor matrix products
@@ -26,8 +27,11 @@ ADDED_AT_ONCE = 1 << 14
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """-Σ ln softmax(hidden @ weight.T)[target], in nats, fp32 (); targets below 0 are ignored.
 
-    hidden (tokens, hidden) bf16, weight (vocab_size, hidden) fp32, targets (tokens,) int64.
+    hidden (tokens, hidden) bf16, weight (vocab_size, hidden) fp32, targets (tokens,) int64. Raises `IndexError` for a
+    target outside of the vocabulary.
     """
+    targets = targets.long().contiguous()
+    require_within(targets, IGNORED, len(weight) - 1, "a target")
     return _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[return-value]
 
 
@@ -40,7 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         nats = torch.empty(len(hidden))
         learning = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden) if learning else None
-        grad_weight = torch.empty_like(weight) if learning else None
+        grad_weight = (torch.empty if len(hidden) else torch.zeros)(weight.shape) if learning else None
         for first in range(0, len(hidden), at_once):
             rows = slice(first, min(first + at_once, len(hidden)))
             slopes = torch.mm(hidden[rows], narrow.T, out=logits[: rows.stop - first])
@@ -50,13 +54,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slopes.T @ hidden[rows]
                 _add_up(grad_weight, part, first == 0)
         ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
         return nats.sum()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden.mul_(scale), grad_weight.mul_(scale), None
+        return grad_hidden.mul_(scale), grad_weight.mul_(scale).to(ctx.weight_dtype), None
 
 
 def _descend(logits: Tensor, targets: Tensor, nats: Tensor) -> None:

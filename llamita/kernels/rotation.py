@@ -15,16 +15,19 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.numbers import bf16s, fp32s, int64s, load, store, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, require_within, run
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
     """x (batch, heads, seq, head_dim) bf16, head_dim neighbouring in memory -> x turned, contiguous.
 
-    cos, sin (max_seq_len, head_dim / 2) fp32; positions (seq,) or (batch, seq) int64.
+    cos, sin (max_seq_len, head_dim / 2) fp32; positions (seq,) or (batch, seq) int64, of which negative ones count from
+    the end of the table, as -1 of padding does. Raises `IndexError` for a position outside of it.
     """
     x = x if x.stride(-1) == 1 else x.contiguous()
-    return _Rotation.apply(x, cos, sin, positions.contiguous())  # type: ignore[return-value]
+    require_within(positions, -len(cos), len(cos) - 1, "a position")
+    places = (positions % len(cos)).long().expand(*x.shape[: positions.dim() - 1], x.shape[2])
+    return _Rotation.apply(x, cos, sin, places.contiguous())  # type: ignore[return-value]
 
 
 class _Rotation(torch.autograd.Function):

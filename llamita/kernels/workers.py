@@ -77,6 +77,15 @@ def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | i
         _alone(body.address)(ctypes.addressof(table))
 
 
+def require_within(indices: Tensor, lowest: int, highest: int, what: str) -> None:
+    """Raise `IndexError` for an index outside of these: a loop would read and write what is not its own."""
+    if isinstance(indices, FakeTensor) or not indices.numel():
+        return
+    for index in (int(indices.min()), int(indices.max())):
+        if not lowest <= index <= highest:
+            raise IndexError(f"{what} is {index}, but must be from {lowest} to {highest}")
+
+
 def _number(argument: Tensor | np.ndarray | int | float) -> int:
     if isinstance(argument, Tensor):
         return argument.data_ptr()
