@@ -22,8 +22,8 @@ ELEMENTS_AT_ONCE = 1 << 14
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of x (..., size) fp32 by `weight` (size,) fp32 -> the same shape in bf16, rounded once."""
-    return _RMSNorm.apply(x.contiguous(), weight, eps)  # type: ignore[return-value]
+    """RMSNorm of x (..., size) fp32 by `weight` (size,) -> the same shape in bf16, rounded once."""
+    return _RMSNorm.apply(x.contiguous(), weight.float().contiguous(), eps)  # type: ignore[return-value]
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -91,9 +91,9 @@ def _backward(table):
             begin, factor, mean = row * size, factors[row], F(0.0)
             for i in range(size):
                 mean += load(grad, begin + i) * weight[i] * x[begin + i]
-            mean *= factor * factor * factor / F(size)
+            mean *= factor * factor / F(size)
             for i in range(size):
                 slope, value = load(grad, begin + i), x[begin + i]
-                d_x[begin + i] = slope * weight[i] * factor - value * mean
+                d_x[begin + i] = factor * (slope * weight[i] - value * mean)  # r³ by itself may be too small for fp32
                 blocks[sums + i] += slope * value * factor
         first = take_rows(table)
