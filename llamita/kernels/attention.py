@@ -103,7 +103,7 @@ class _Room:
     def __init__(self, q: Tensor):
         batch, heads, self.seq, self.head_dim = q.shape
         self.heads = batch * heads
-        self.together = max(1, min(self.heads, SCORES // (QUERIES * self.seq)))
+        self.together = max(1, min(self.heads, SCORES // max(1, QUERIES * self.seq)))
         self.sums = torch.empty(self.together * QUERIES)
         self.totals = [torch.empty(self.together, self.seq, self.head_dim) for _ in range(2)]
         self._buffers: dict[Any, Tensor] = {}
