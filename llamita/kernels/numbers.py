@@ -158,7 +158,9 @@ def in_order(place):
 
 @helper
 def exp(x):
-    """e^x, to 2 units in the last place of fp32; 0 below -87, where fp32 ends; NaN of NaN.
+    """e^x, to 2 units in the last place of fp32 for |x| <= 1 and to 4·10⁻⁶ of it for all; NaN of NaN.
+
+    It is 0 below -87, where fp32 ends, and e^88 above 88, where it ends on the other side.
 
     With n the integer nearest to x / ln 2 and f what is left of it, e^x = 2^n · 2^f; the first factor is an exponent
     of fp32, the second a polynomial, since |f| <= 1/2.
