@@ -73,6 +73,15 @@ def test_the_norm_hands_on_what_is_no_number(bad):
     assert out[::2].isfinite().all()
 
 
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7F800001, 0x7FFF8000], ids=hex)
+def test_no_kind_of_nan_is_lost_when_it_is_rounded(bits):
+    """NVIDIA's GPUs write 0x7FFFFFFF, which rounded as a number is zero."""
+    ones, spoilt = torch.ones(3, 48), torch.ones(3, 48)
+    spoilt.view(torch.int32)[1] = bits
+    assert rms_norm(spoilt, ones[0], 1e-5).isnan().all(dim=1).tolist() == [False, True, False]
+    assert rms_norm(ones, spoilt[1], 1e-5).isnan().all()
+
+
 def test_a_gain_may_be_of_another_type_and_lie_apart():
     x = drawn(9, 48, dtype=torch.float32)
     gain = drawn(96, seed=1)[::2]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import F, bf16s, end_of, fp32s, fp64, load, sqrt, store, take_rows
+from llamita.kernels.numbers import F, bf16s, end_of, fp32s, fp64, load, sqrt, store_any, take_rows
 from llamita.kernels.workers import AT_ONCE, FIRST_ARGUMENT, ROWS, Body, run
 
 ELEMENTS_AT_ONCE = 1 << 14
@@ -69,7 +69,7 @@ def _forward(table):
             factor = F(1.0) / sqrt(squares / F(size) + eps)
             factors[row] = factor
             for i in range(size):
-                store(out, begin + i, x[begin + i] * factor * weight[i])
+                store_any(out, begin + i, x[begin + i] * factor * weight[i])
         first = take_rows(table)
 
 

@@ -137,9 +137,21 @@ def load(memory, i):
 
 @helper
 def store(memory, i, number):
-    """Write an fp32 number as bf16, rounded to the nearest, of two equally near ones to the even."""
+    """Write an fp32 number as bf16, rounded to the nearest, of two equally near ones to the even.
+
+    NaN stays NaN where it was computed here, or of bf16 numbers; see `store_any`.
+    """
     bits = _bits_of(number)
     memory[i] = np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@helper
+def store_any(memory, i, number):
+    """`store`, for what comes of fp32 numbers from outside: rounding makes some kinds of NaN a zero."""
+    if number == number:
+        store(memory, i, number)
+    else:
+        memory[i] = np.uint16(0x7FC0)
 
 
 @helper
