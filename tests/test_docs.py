@@ -14,7 +14,7 @@ from llamita.config import ALIASES
 fixtures = (cache,)
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["prepare", "train", "eval", "generate", "presets"]
-COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode", "bench tokenizer"]
+COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode", "bench tokenizer", "bench train"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
