@@ -206,12 +206,16 @@ class ExecutionConfig:
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the matrix products; weights stay fp32. auto: bf16, else fp16, where a device multiplies them natively."""
+    kernels: Literal["auto", "native", "plain"] = "auto"
+    """What computes between matrix products. native: llamita's compiled loops (bf16 on a CPU); plain: torch's own."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile joins the model's steps. auto: where it is faster, and the run is long enough to wait."""
     world_size: int = 0
     """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
     threads: int = 0
     """CPU threads of each process; 0: its share of those that may be used."""
-    micro_batch_size: int = 0
-    """Sequences a process computes at once; 0: its share of batch_size. Lower it when memory runs out."""
+    micro_batch_size: int | Literal["auto"] = 0
+    """Sequences a process computes at once; 0: its share of batch_size. auto: what fits, and is fastest on trial."""
     log_every: Interval = 10
     """Steps between lines of metrics.jsonl, or `epoch`."""
     eval_every: Interval = 500
@@ -229,7 +233,9 @@ class ExecutionConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "sample_count", *_in_steps(self, "log_every", "eval_every", "save_every"))
-        require_not_negative(self, "world_size", "threads", "micro_batch_size", "eval_sequences", "keep_last")
+        require_not_negative(self, "world_size", "threads", "eval_sequences", "keep_last")
+        if self.micro_batch_size != "auto":
+            require_not_negative(self, "micro_batch_size")
         require_not_negative(self, *_in_steps(self, "sample_every"))
         if self.threads > MOST_THREADS:
             raise UserError(f"threads is {self.threads:,}, but at most {MOST_THREADS:,} are started")

@@ -37,7 +37,7 @@ from llamita.kernels.numbers import (
     store,
     take_rows,
 )
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, has_no_values, run
 
 QUERIES = 128  # of a block
 SCORES = 1 << 21  # of a block, over as many heads as are computed together: 4 MB of bf16
@@ -106,14 +106,20 @@ class _Room:
         self.together = max(1, min(self.heads, SCORES // max(1, QUERIES * self.seq)))
         self.sums = torch.empty(self.together * QUERIES)
         self.totals = [torch.empty(self.together, self.seq, self.head_dim) for _ in range(2)]
+        self.only_shapes = has_no_values(q)
         self._buffers: dict[Any, Tensor] = {}
 
     def blocks(self) -> Iterator[tuple[slice, slice, slice]]:
-        """(heads, queries, keys that these see) of each block; those with the most keys first."""
+        """(heads, queries, keys that these see) of each block; those with the most keys first.
+
+        Where nothing is computed, since there are no values, the first shows what memory all take.
+        """
         for head in range(0, self.heads, self.together):
             for start in reversed(range(0, self.seq, QUERIES)):
                 stop = min(start + QUERIES, self.seq)
                 yield slice(head, min(head + self.together, self.heads)), slice(start, stop), slice(0, stop)
+                if self.only_shapes:
+                    return
 
     def scores(self, which: int, some: slice, queries: slice) -> Tensor:
         """(heads, queries, keys) bf16, without values."""

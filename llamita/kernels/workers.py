@@ -66,7 +66,7 @@ def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | i
     tensors and arrays, and numbers, floats as the bits of fp64. Of tensors without values (`FakeTensor`), which only
     tell how much memory would be used, nothing is computed.
     """
-    if any(isinstance(argument, FakeTensor) for argument in arguments):
+    if any(has_no_values(argument) for argument in arguments):
         return
     numbers = [_number(argument) for argument in arguments]
     table = (ctypes.c_int64 * (FIRST_ARGUMENT + len(numbers)))(0, rows, at_once, *numbers)
@@ -84,6 +84,11 @@ def require_within(indices: Tensor, lowest: int, highest: int, what: str) -> Non
     for index in (int(indices.min()), int(indices.max())):
         if not lowest <= index <= highest:
             raise IndexError(f"{what} is {index}, but must be from {lowest} to {highest}")
+
+
+def has_no_values(argument: object) -> bool:
+    """Whether this is a tensor that only tells its shape, and what memory it would take."""
+    return isinstance(argument, FakeTensor)
 
 
 def _number(argument: Tensor | np.ndarray | int | float) -> int:

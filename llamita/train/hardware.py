@@ -4,9 +4,9 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,10 +17,16 @@ from llamita.errors import UserError
 from llamita.model import Attention, LayerNorm, Llama, RMSNorm
 from llamita.optim import DynamicLossScaling, NoScaling, Scaling
 from llamita.parallel import Processes
+from llamita.train.acceleration import accelerate
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PROCESSES_PER_CORE = 4  # more than one is good for trials only; each takes some 300 MB before it computes anything
+PRECISION_REASONS = {
+    "bf16": "which it multiplies natively",
+    "fp16": "which it multiplies natively, and bf16 it does not",
+    "fp32": "it multiplies nothing narrower natively",
+}
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
 
 
@@ -31,6 +37,26 @@ class Hardware:
     device: str
     precision: str
     threads: int
+    kernels: str = "native"
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Why each was chosen, where nobody asked for it."""
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen, by name: as a run writes it down."""
+        return {"device": self.device, "precision": self.precision, "threads": self.threads, "kernels": self.kernels}
+
+    @property
+    def computes_natively(self) -> bool:
+        """Whether llamita's own kernels compute: they are for bf16 on a CPU."""
+        return self.kernels == "native" and _kernels_fit(self.device, self.precision)
+
+    def __str__(self) -> str:
+        because = {name: f" ({reason})" for name, reason in self.reasons.items()}
+        parts = [f"{self.device}", f"{self.precision}{because.get('precision', '')}", f"{self.threads} threads"]
+        if torch.device(self.device).type == "cpu":
+            parts.append(f"{self.kernels} kernels{because.get('kernels', '')}")
+        return ", ".join(parts)
 
     def apply(self, model: Llama) -> Llama:
         """Put `model` on the device, and its parts into the precision that is fastest there."""
@@ -48,9 +74,7 @@ class Hardware:
                     module.register_forward_hook(_narrow)
                 if isinstance(module, Attention) and self.device == "cpu":
                     module.kernel = _in_fp32(module.kernel)
-            if self.device == "cpu" and self.precision == "bf16":
-                from llamita.train.acceleration import accelerate
-
+            if self.computes_natively:
                 accelerate(model)
         return model
 
@@ -72,7 +96,23 @@ def choose_hardware(config: ExecutionConfig, processes: Processes = Processes())
     if processes.world_size > 1:
         _take_device(device, processes)
     precision = best_precision(device) if config.precision == "auto" else config.precision
-    return Hardware(device, precision, config.threads or max(1, _usable_cores() // processes.local_world_size))
+    reasons = {"precision": PRECISION_REASONS[precision]} if config.precision == "auto" else {}
+    kernels, reasons["kernels"] = _choose_kernels(config, device, precision)
+    threads = config.threads or max(1, _usable_cores() // processes.local_world_size)
+    return Hardware(device, precision, threads, kernels, reasons)
+
+
+def _choose_kernels(config: ExecutionConfig, device: str, precision: str) -> tuple[str, str]:
+    fit = _kernels_fit(device, precision)
+    if config.kernels == "native" and not fit:
+        raise UserError(f"--kernels native are for bf16 on a CPU, not for {precision} on {device}: use --kernels auto")
+    if config.kernels != "auto":
+        return config.kernels, "asked for"
+    return ("native", "the fastest for bf16 on a CPU") if fit else ("plain", "native ones are for bf16 on a CPU")
+
+
+def _kernels_fit(device: str, precision: str) -> bool:
+    return device == "cpu" and precision == "bf16"
 
 
 def best_precision(device: str) -> str:

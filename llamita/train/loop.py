@@ -12,7 +12,8 @@ from llamita.parallel import launch, processes_from_environment, started_process
 from llamita.train.display import Display
 from llamita.train.hardware import require_places
 from llamita.train.hints import OverfittingHint
-from llamita.train.plan import announce
+from llamita.train.plan import announce, utilization
+from llamita.train.preparation import prepare_steps
 from llamita.train.run import Run, open_run, require_enough_sequences
 from llamita.train.signals import stop_request
 from llamita.train.steps import (
@@ -46,7 +47,7 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
             )
         with processes_from_environment() as processes, open_run(config, processes, display) as run:
             if run.state.step < run.config.training.max_steps:
-                announce(run)
+                announce(run, prepare_steps(run))
             _train(run)
             return run.directory.path
 
@@ -68,7 +69,7 @@ def _train(run: Run) -> None:
     state, optimizer, display = run.state, run.optimizer, run.display
     learning_rate = make_schedule(run.config.optimizer, max_steps)
     max_norm = run.config.optimizer.grad_clip or math.inf
-    model = run.processes.wrap(run.model)
+    model = run.processes.wrap(run.step_model)
     clock = _Clock(state.tokens)
     overfitting = OverfittingHint().remember(run.directory.metrics.rows() if run.processes.is_main else [])
 
@@ -111,7 +112,7 @@ def _train(run: Run) -> None:
                 values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm_found, "tokens_per_second": speed}
                 log_metrics(run, values, scored)
                 overfitting.trained(loss.item())
-            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s"
+            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s  MFU {utilization(run, speed):.0%}"
             display.progress("training", state.step, max_steps, status)
             if scored:
                 announce_evaluation(run, scored)

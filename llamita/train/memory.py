@@ -84,7 +84,8 @@ def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
     """Peak bytes of evaluation, forward pass, backward pass and optimizer; and the activations."""
     with torch.device("meta"):
         model = hardware.prepare(Llama(config.model))
-    rows = config.run.micro_batch_size or config.training.batch_size
+    asked_for = config.run.micro_batch_size
+    rows = asked_for if isinstance(asked_for, int) and asked_for else config.training.batch_size
     with FakeTensorMode(), _Ledger() as ledger:
         tensors = {name: torch.empty(value.shape, dtype=value.dtype, device=hardware.device).requires_grad_(learned)
                    for named, learned in ((model.named_parameters(), True), (model.named_buffers(), False))

@@ -6,24 +6,16 @@ import time
 
 import torch
 
-from llamita.config import ModelConfig
+from llamita.train.peak import flops_per_token
 from llamita.train.run import Run
 from llamita.train.steps import accumulate_gradients, next_batch
 
 
-def flops_per_token(config: ModelConfig, parameters: int) -> int:
-    """Floating-point operations of one training step for one token (Chowdhery et al., 2022, appendix B).
+def announce(run: Run, decided: dict[str, str]) -> None:
+    """Print the plan: what was `decided` about the steps, and what they will take.
 
-    6 for each weight that multiplies (2 forward, 4 backward; looking up a token or a position multiplies nothing, but
-    the head does), and 12 · layers · width · context for attention, halved since it is causal.
+    One step is computed on trial, and forgotten, to know the time and the memory.
     """
-    rows = (0 if config.tie_embeddings else config.vocab_size) + config.max_seq_len * (config.position == "learned")
-    attention = 6 * config.num_layers * config.num_heads * config.head_dim * config.max_seq_len
-    return 6 * (parameters - rows * config.hidden_size) + attention
-
-
-def announce(run: Run) -> None:
-    """Print the plan. One step is computed on trial, and forgotten, to know the time and the memory."""
     config, training = run.config, run.config.training
     groups = run.model.num_parameters()
     total = sum(groups.values())
@@ -35,23 +27,31 @@ def announce(run: Run) -> None:
     parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in groups.items() if count)
     lines = {
         "run": f"{run.directory.path}" + (f", going on from step {run.state.step:,}" if run.state.step else ""),
-        "hardware": f"{processes}{run.hardware.device}, {run.hardware.precision}, {run.hardware.threads} threads",
+        "hardware": f"{processes}{run.hardware}",
+        "steps": f"{decided['micro_batch_size']}, {decided['compile']}",
         "data": f"{run.data.prepared.manifest.source}: {run.data.prepared.train.part.tokens:,} tokens to train on, "
         f"{run.data.prepared.validation.part.tokens:,} to validate, vocabulary {config.model.vocab_size:,}",
         "parameters": f"{total:,} ({parts})",
         "compute": f"{flops_per_token(config.model, total) / 1e6:,.1f} MFLOP per token, "
-        f"{tokens / total:,.1f} tokens per parameter",
+        f"{tokens / total:,.1f} tokens per parameter; the matrix peak here is {run.peak / 1e9:,.0f} GFLOP/s",
         "update": f"{training.batch_size} sequences x {training.grad_accum_steps} accumulated x "
         f"{_tokens_per_window(run):,.0f} tokens = "
         f"{training.sequences_per_update * _tokens_per_window(run):,.0f} tokens",
         "length": f"{training.max_steps:,} steps, {tokens:,.0f} tokens, {epochs:.2f} epochs",
-        "expected": f"about {_duration(steps_left * seconds)} of training steps, {memory / 2**20:,.0f} MiB of memory",
+        "expected": f"about {_duration(steps_left * seconds)} of training steps, {memory / 2**20:,.0f} MiB of memory, "
+        f"MFU {utilization(run, training.sequences_per_update * _tokens_per_window(run) / seconds):.0%}",
     }
     for name, text in lines.items():
         run.display.say(f"{name:<11} {text}")
     if note := _note_on_warmup(run):
         run.display.say(note)
     run.display.say()
+
+
+def utilization(run: Run, tokens_per_second: float) -> float:
+    """Model FLOP utilization (Chowdhery et al., 2022): what the model needs, as a share of what the hardware can do."""
+    flops = flops_per_token(run.config.model, run.num_parameters) * tokens_per_second
+    return flops / (run.peak * run.processes.world_size)
 
 
 def _note_on_warmup(run: Run) -> str | None:
@@ -77,7 +77,7 @@ def trial_step(run: Run) -> tuple[float, float]:
 
 def _seconds_of_gradients(run: Run) -> float:
     started = time.perf_counter()
-    accumulate_gradients(run, run.model, next_batch(run, run.state.step), run.state.step)
+    accumulate_gradients(run, run.step_model, next_batch(run, run.state.step), run.state.step)
     if run.hardware.device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter() - started

@@ -1,6 +1,5 @@
 """Opening a run: the configuration resolved, data, model and optimizer made, and the newest checkpoint loaded."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from llamita.config import RunConfig, default_learning_rate, replace
 from llamita.corpus import short_name
@@ -23,9 +23,12 @@ from llamita.parallel import Processes
 from llamita.train.checkpoint import load_verified
 from llamita.train.display import Display
 from llamita.train.hardware import Hardware, choose_hardware
+from llamita.train.room import require_room_for_weights
 from llamita.train.run_directory import RunDirectory
 
 DEFAULT_STEPS = 1000
+LATER = "compile", "micro_batch_size"
+"""Facts that are found out when the model is there (`preparation.py`)."""
 
 
 @dataclass
@@ -52,6 +55,19 @@ class Run:
     directory: RunDirectory
     state: State
     display: Display
+    facts_before: dict[str, Any]
+    """What the run wrote down when it began, where it goes on; else nothing."""
+    step_model: nn.Module
+    """What computes the loss of a step: `model`, or the same compiled."""
+    micro_batch_size: int
+    """Sequences that a process computes at once."""
+    peak: float = math.nan
+    """Of the matrix units, in FLOP/s, as measured."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model."""
+        return sum(self.model.num_parameters().values())
 
     @property
     def order(self) -> BatchOrder:
@@ -78,13 +94,15 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
     with directory.lock() if processes.is_main else nullcontext():
         with processes.main_first():
-            config, hardware = _begin(config, data, directory, processes, display)
+            config, hardware, before = _begin(config, data, directory, processes, display)
+        require_room_for_weights(config.model, hardware.device)
         model = hardware.apply(Llama(config.model, seed=config.training.seed))
         options = config.optimizer
         groups = decay_groups(model, options.weight_decay)
         optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
         scaling = hardware.scaling()
-        run = Run(config, processes, hardware, data, model, optimizer, scaling, directory, State(), display)
+        rest = State(), display, before, model, math.ceil(config.training.batch_size / processes.world_size)
+        run = Run(config, processes, hardware, data, model, optimizer, scaling, directory, *rest)
         _resume(run)
         yield run
 
@@ -125,19 +143,19 @@ def require_enough_sequences(config: RunConfig, world_size: int) -> None:
 
 def _begin(
     config: RunConfig, data: Dataset, directory: RunDirectory, processes: Processes, display: Display
-) -> tuple[RunConfig, Hardware]:
+) -> tuple[RunConfig, Hardware, dict[str, Any]]:
     """Check what is there against what is asked, decide every `auto`, and write it all down."""
     before = directory.facts() if directory.exists() else {}
     if before:
         _require_same_identity(config, data, directory, before)
         config = _with_choices_of(before, config, processes)
     hardware = choose_hardware(config.run, processes)
-    chosen = {**dataclasses.asdict(hardware), "world_size": processes.world_size, "torch": torch.__version__}
+    chosen = {**hardware.choices, "world_size": processes.world_size, "torch": torch.__version__}
     if before:
-        _tell_changes(before, chosen, display)
+        tell_changes(before, chosen, display)
     if processes.is_main:
-        _write_down(config, data, directory, chosen)
-    return config, hardware
+        _write_down(config, data, directory, {**chosen, **{name: before[name] for name in LATER if name in before}})
+    return config, hardware, before
 
 
 def _write_down(config: RunConfig, data: Dataset, directory: RunDirectory, chosen: dict[str, Any]) -> None:
@@ -169,14 +187,15 @@ def _require_same_identity(config: RunConfig, data: Dataset, directory: RunDirec
 
 def _with_choices_of(facts: dict[str, Any], config: RunConfig, processes: Processes) -> RunConfig:
     """What `auto` chose when the run began is chosen again, since another choice would round differently."""
-    autos = {"device": "auto", "precision": "auto", "threads": 0}
+    autos = {"device": "auto", "precision": "auto", "threads": 0, "kernels": "auto"}
     if facts.get("world_size", 1) != processes.world_size:
         del autos["threads"]  # the cores are shared by more processes now, or by fewer
     again = {name: facts[name] for name, auto in autos.items() if getattr(config.run, name) == auto and name in facts}
     return replace(config, **again)
 
 
-def _tell_changes(before: dict[str, Any], chosen: dict[str, Any], display: Display) -> None:
+def tell_changes(before: dict[str, Any], chosen: dict[str, Any], display: Display) -> None:
+    """Say what is computed otherwise than when the run began, and that it rounds otherwise from here on."""
     before = {"world_size": 1, **before}
     for name, value in chosen.items():
         if before.get(name) != value:

@@ -44,6 +44,10 @@ class RunDirectory:
         """Write config.toml: all settings, resolved, and what the run found out, under [facts]."""
         write_toml(self.path / CONFIG_FILE, {**config.tables(), "facts": facts})
 
+    def add_facts(self, facts: dict[str, Any]) -> None:
+        """Write more of what the run found out."""
+        self.write_config(self.config(), {**self.facts(), **facts})
+
     def config(self) -> RunConfig:
         """The settings of this run. Raises `UserError` where there is none."""
         if not self.exists():

@@ -44,7 +44,7 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
     total = run.processes.sum(batch.num_targets)
     # DDP averages gradients over processes, but they are to be summed.
     scale = run.processes.world_size / total * run.scaling.scale
-    size = run.config.run.micro_batch_size or math.ceil(run.config.training.batch_size / run.processes.world_size)
+    size = run.micro_batch_size
     starts = range(0, len(batch.ids), size)
     loss = torch.zeros((), device=run.hardware.device)
     for start in starts:
@@ -56,6 +56,21 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
             (nats * scale).backward()
         loss += nats.detach() / total
     return run.processes.add_up(loss)
+
+
+def micro_batch_seconds(run: Run, rows: int) -> float:
+    """Seconds of the gradients of a micro-batch of `rows` sequences, after one to warm up. Leaves the run as it was."""
+    batch = next_batch(run, run.state.step).slice(0, rows)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        with run.hardware.autocast():
+            nats = run.model(*batch.to(run.hardware.device)[:2], reduction="sum")
+        nats.backward()
+        nats.item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    run.optimizer.zero_grad(set_to_none=True)
+    return seconds[-1]
 
 
 def evaluate(run: Run) -> Evaluation:

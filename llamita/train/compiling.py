@@ -1,0 +1,77 @@
+"""Whether `torch.compile` joins the steps of a model into fewer, larger ones: a run then waits before it is faster."""
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from llamita.config import RunConfig
+from llamita.errors import UserError
+from llamita.targets import IGNORED
+from llamita.train.hardware import Hardware
+
+PAYS_AFTER = {"cpu": 600, "cuda": 180}
+"""Seconds of training after which the wait is won back. On two CPU cores it is 20 s, and a tenth of a step is saved; on
+a GPU more of both (an estimate: not measured here)."""
+TYPICAL_SHARE = 0.4  # of the matrix peak that a step reaches before it is compiled
+COMPILERS = "c++", "g++", "clang++"
+
+
+def choose_compile(config: RunConfig, hardware: Hardware, expected_flops: float, peak: float) -> tuple[bool, str]:
+    """Whether to compile, and why. Raises `UserError` where it is asked for, but cannot be done.
+
+    `expected_flops`: of the steps that are left; `peak`: FLOP/s of the matrix units, as of `matrix_peak`.
+    """
+    wish, problem = config.run.compile, compile_problem(hardware.device)
+    if wish == "on" and problem:
+        raise UserError(f"--compile on: {problem}; use --compile auto or off")
+    if wish != "auto":
+        return wish == "on", "asked for"
+    if hardware.computes_natively:
+        return False, "own kernels need no wait"
+    if problem:
+        return False, problem
+    seconds, least = expected_flops / (peak * TYPICAL_SHARE), PAYS_AFTER[torch.device(hardware.device).type]
+    if seconds < least:
+        return False, f"the run is too short to win back the wait: about {seconds:,.0f} s"
+    return True, f"the run is long enough: about {seconds:,.0f} s"
+
+
+def compile_problem(device: str) -> str | None:
+    """What stands in the way of compiling for a device, in a few words; None where nothing is known to."""
+    kind = torch.device(device).type
+    if kind == "mps":
+        return "torch does not compile for Apple GPUs reliably"
+    if kind == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
+        return "this GPU is too old for torch's compiler"
+    if kind == "cuda" and find_spec("triton") is None:
+        return "triton is not installed"
+    if kind == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
+        return "there is no C++ compiler"
+    return None
+
+
+class Compiled(nn.Module):
+    """A model to train, compiled when it first runs, for one shape: every batch is padded to it.
+
+    Were shapes generalised, what is computed would depend on which of them came first, and a resumed run would round
+    differently. Evaluation and samples compute with the model as it is.
+    """
+
+    def __init__(self, model: nn.Module, rows: int, seq: int):
+        super().__init__()
+        self.model = model
+        self.shape = rows, seq
+        self.compiled = torch.compile(model, dynamic=False)
+
+    def forward(self, ids: Tensor, targets: Tensor, reduction: Literal["sum"] = "sum") -> Tensor:
+        """ids, targets (batch, seq) -> () the summed loss; what is padded counts for nothing."""
+        return self.compiled(self._padded(ids, 0), self._padded(targets, IGNORED), reduction=reduction)
+
+    def _padded(self, x: Tensor, value: int) -> Tensor:
+        rows, seq = self.shape
+        return pad(x, (0, seq - x.shape[1], 0, rows - x.shape[0]), value=value)

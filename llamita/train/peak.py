@@ -1,0 +1,49 @@
+"""What the matrix units of this machine can do, measured: the yardstick of every run's speed."""
+
+import time
+
+import torch
+
+from llamita.config import ModelConfig
+from llamita.train.hardware import AUTOCAST, Hardware
+
+SIZES = {"cpu": 1024, "mps": 4096, "cuda": 8192}
+"""Of square matrices: large enough that a product does nothing but multiply."""
+ROUNDS = 5
+
+
+def matrix_peak(hardware: Hardware) -> float:
+    """Floating-point operations per second of one large product in the precision of the run, at its best.
+
+    The best of a few products, since what else runs can only lengthen one.
+    """
+    size = SIZES[torch.device(hardware.device).type]
+    dtype = AUTOCAST.get(hardware.precision, torch.float32)
+    x = torch.ones(size, size, dtype=dtype, device=hardware.device)
+    return 2 * size**3 / min(_seconds_of_product(x) for _ in range(ROUNDS))
+
+
+def _seconds_of_product(x: torch.Tensor) -> float:
+    _wait_for(x.device)
+    started = time.perf_counter()
+    torch.mm(x, x)
+    _wait_for(x.device)
+    return time.perf_counter() - started
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def flops_per_token(config: ModelConfig, parameters: int) -> int:
+    """Floating-point operations of one training step for one token (Chowdhery et al., 2022, appendix B).
+
+    6 for each weight that multiplies (2 forward, 4 backward; looking up a token or a position multiplies nothing, but
+    the head does), and 12 · layers · width · context for attention, halved since it is causal.
+    """
+    rows = (0 if config.tie_embeddings else config.vocab_size) + config.max_seq_len * (config.position == "learned")
+    attention = 6 * config.num_layers * config.num_heads * config.head_dim * config.max_seq_len
+    return 6 * (parameters - rows * config.hidden_size) + attention
