@@ -20,7 +20,7 @@ from llamita.bench.shapes import Shape, Task
 from llamita.errors import UserError
 
 WARM_UP = 2  # steps, both on the first batch: that the second loss is the same says that the update was
-MOST_STEPS = 20  # of a turn
+MOST_STEPS = 100  # of a turn
 PARTS = ("data", "forward", "backward", "clipping", "optimizer", "zeroing", "logging")
 PROFILED = 2  # steps
 
