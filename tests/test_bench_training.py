@@ -131,7 +131,7 @@ def test_growth_is_counted_from_the_first_context():
 
 
 def test_a_whole_run_is_timed_with_all_that_it_does():
-    setting = WholeRunSetting(steps=4, every=2, turns=1, threads=1, documents=40, flags=("--sample_count", "1"))
+    setting = WholeRunSetting(max_steps=4, every=2, eval_sequences=4, sample_count=1, turns=1, threads=1, documents=40)
     run = measure_whole_run(TINY, setting)
     assert run.whole > run.looping > 0
     assert run.tokens == TINY.tokens
@@ -232,7 +232,8 @@ def test_the_command_prints_tables_and_keeps_what_a_later_one_compares_with(monk
         (["--contexts", "0"], "--contexts: 0 is no length"),
         (["--rounds", "0"], "--rounds is 0"),
         (["--threads", "-1"], "--threads is -1"),
-        (["--end_to_end", "--every", "0"], "--every 0: both must be above 0"),
+        (["--end_to_end", "--steps", "0"], "--max_steps is 0, but must be above 0"),
+        (["--end_to_end", "--shapes", "4"], "--end_to_end: made-up words have no vocabulary of 65"),
         (["--nanogpt", "nowhere"], "--nanogpt nowhere: there is no model.py"),
         (["--litgpt", "nowhere"], "--litgpt nowhere: there is no litgpt/model.py"),
         (["--against", "nowhere.json"], "--against nowhere.json: cannot be read"),

@@ -8,17 +8,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llamita.bench.shapes import Shape, Task
 from llamita.bench.training_results import WholeRun
 from llamita.bench.workers import Worker, closing_all
+from llamita.config import ExecutionConfig, RunConfig
+from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT
 
 WORDS = 20_000
 DOCUMENTS = 12_000
+VOCABULARIES = 300, 16_000  # that BPE finds in so many words
 SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwz" for vowel in ("a", "e", "i", "o", "u", "ai", "ou")]
 
 
@@ -26,15 +29,28 @@ SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwz" for vowel i
 class WholeRunSetting:
     """How long a run, and how often it stops to do something else."""
 
-    steps: int = 400
+    max_steps: int = 400
     every: int = 100
     """Steps between evaluations, samples and checkpoints."""
+    eval_sequences: int = ExecutionConfig.eval_sequences
+    """Of each evaluation."""
+    sample_count: int = ExecutionConfig.sample_count
+    """Samples each time."""
     turns: int = 10
     """Turns of bare steps before the run, and after it."""
     threads: int = 0
     documents: int = DOCUMENTS
-    flags: tuple[str, ...] = ()
-    """More of them for `llamita train`."""
+    """Of 150 words."""
+
+    def check(self, shape: Shape) -> None:
+        """Raise `UserError` where there can be no such run at this shape."""
+        for name in ("max_steps", "every", "eval_sequences", "sample_count"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}, but must be above 0")
+        if not VOCABULARIES[0] <= shape.vocab_size <= VOCABULARIES[1]:
+            raise UserError(
+                f"--end_to_end: made-up words have no vocabulary of {shape.vocab_size:,}: put another of --shapes first"
+            )
 
 
 def measure_whole_run(shape: Shape, setting: WholeRunSetting) -> WholeRun:
@@ -50,8 +66,16 @@ def measure_whole_run(shape: Shape, setting: WholeRunSetting) -> WholeRun:
         _run(*_train_words(shape, setting, folder), folder=folder)
         ended = time.time()
         bare = statistics.median(before + _bare_steps(worker, setting))
+        _require_same_model(shape, folder / "run" / "config.toml")
         began = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[0])["timestamp"]
-    return WholeRun(setting.steps, setting.every, shape.tokens, bare, ended - started, ended - began)
+    return WholeRun(setting.max_steps, setting.every, shape.tokens, bare, ended - started, ended - began)
+
+
+def _require_same_model(shape: Shape, file: Path) -> None:
+    """A vocabulary that did not become as large as it should be would make a faster model."""
+    model = RunConfig.from_toml(file).model
+    if model != replace(shape.model_config(), head_init=model.head_init):
+        raise AssertionError(f"llamita train made another model: {model}")
 
 
 def _bare_steps(worker: Worker, setting: WholeRunSetting) -> list[float]:
@@ -80,8 +104,8 @@ def _train_words(shape: Shape, setting: WholeRunSetting, folder: Path) -> list[s
     }
     every = {f"{name}_every": setting.every for name in ("eval", "save", "sample")}
     run = {"data": "tokens", "output_dir": "run", "device": "cpu", "threads": setting.threads}
-    length = {"batch_size": shape.batch_size, "max_steps": setting.steps}
-    return ["train", *_flags(**model, **every, **run, **length), "--no-tie_embeddings", *setting.flags]
+    length = {name: getattr(setting, name) for name in ("max_steps", "eval_sequences", "sample_count")}
+    return ["train", *_flags(**model, **every, **run, **length, batch_size=shape.batch_size), "--no-tie_embeddings"]
 
 
 def _flags(**options: Any) -> list[str]:

@@ -1,17 +1,10 @@
 """`llamita bench tokenizer` and `llamita bench train`."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from llamita.errors import UserError
-
-if TYPE_CHECKING:
-    from llamita.bench.shapes import Shape
-    from llamita.bench.training import Setting
-    from llamita.bench.training_file import Results
+from llamita.config import ExecutionConfig
 
 app = App(name="bench", help="Measure llamita beside its peers, in turns, on this machine.")
 
@@ -35,6 +28,7 @@ def tokenizer(
     """
     from llamita.bench import texts
     from llamita.bench.tokenizer import HEADER, Setting, measure
+    from llamita.errors import UserError
 
     if rounds < 1:
         raise UserError(f"--rounds is {rounds}, but must be above 0")
@@ -59,8 +53,10 @@ def train(
     compile: bool = True,
     threads: int = 0,
     end_to_end: bool = False,
-    steps: int = 400,
+    max_steps: int = 400,
     every: int = 100,
+    eval_sequences: int = ExecutionConfig.eval_sequences,
+    sample_count: int = ExecutionConfig.sample_count,
     json: Path | None = None,
     against: Path | None = None,
 ) -> None:
@@ -84,10 +80,14 @@ def train(
         CPU threads of each; 0: all cores.
     end_to_end: bool
         Also run `llamita train` at the first of the shapes, from its start to its end.
-    steps: int
+    max_steps: int
         Of that run.
     every: int
         Steps between its evaluations, samples and checkpoints.
+    eval_sequences: int
+        Of each of its evaluations.
+    sample_count: int
+        Samples that it draws each time.
     json: Path
         Where to keep the numbers; default: bench-train-DATE-TIME.json.
     against: Path
@@ -95,60 +95,18 @@ def train(
     """
     from llamita.bench.shapes import CONTEXTS, choose_contexts, choose_shapes
     from llamita.bench.training import Setting
-    from llamita.bench.training_file import Results, check_writable, default_file, read_results
+    from llamita.bench.training_file import check_writable, default_file, read_results
+    from llamita.bench.training_report import Plan, report
+    from llamita.bench.whole_run import WholeRunSetting
 
-    chosen = choose_shapes(shapes)
-    lengths = choose_contexts((() if shapes else CONTEXTS) if contexts is None else contexts)
     setting = Setting(rounds, nanogpt, litgpt, compile, threads)
     setting.check()
-    old = read_results(against) if against else None
-    file = json or default_file()
-    check_writable(file)
-    whole = (steps, every) if end_to_end else None
-    if whole and min(whole) < 1:
-        raise UserError(f"--steps {steps} --every {every}: both must be above 0")
-    results = Results()
-    _measure_training(chosen, lengths, setting, whole, results, file)
-    if old:
-        _print(results.compared(old))
-    print(f"kept in {file}")
-
-
-def _measure_training(
-    shapes: "list[Shape]",
-    contexts: list[int],
-    setting: "Setting",
-    whole: tuple[int, int] | None,
-    results: "Results",
-    file: Path,
-) -> None:
-    """Measure and print, and keep what there is after each part: all of it takes many minutes."""
-    from llamita.bench import training_results as tables
-    from llamita.bench.training import measure, measure_growth
-    from llamita.bench.whole_run import WholeRunSetting, measure_whole_run
-
-    longer = [shapes[0].with_context(length) for length in contexts]
-    print(tables.header(), flush=True)
-    for shape in dict.fromkeys([*shapes, *longer]):
-        results.rows.append(measure(shape, setting))
-        results.write(file)
-        print(tables.row_line(results.rows[-1]), flush=True)
-    _print(tables.notes(results.rows, setting.compiled))
-    _print(tables.step_parts(results.rows))
-    _print(tables.other_models(results.rows))
-    if len(longer) > 1:
-        results.growth = measure_growth(longer, setting)
-        results.write(file)
-        _print(tables.growth_lines(results.growth))
+    chosen = choose_shapes(shapes)
+    lengths = choose_contexts((() if shapes else CONTEXTS) if contexts is None else contexts)
+    whole = WholeRunSetting(max_steps, every, eval_sequences, sample_count, threads=threads) if end_to_end else None
     if whole:
-        run = WholeRunSetting(*whole, threads=setting.threads)
-        results.whole_run = measure_whole_run(shapes[0], run)
-        results.write(file)
-        _print(tables.whole_run_lines(results.whole_run))
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Print a table, an empty line before it."""
-    text = "\n".join(lines)
-    if text:
-        print(f"\n{text}", flush=True)
+        whole.check(chosen[0])
+    plan = Plan(chosen, lengths, setting, whole, json or default_file())
+    check_writable(plan.file)
+    for line in report(plan, read_results(against) if against else None):
+        print(line, flush=True)
