@@ -222,8 +222,8 @@ def _take_weights(model: nn.Module, folder: Path) -> None:
 
 def _batches(task: Task) -> Callable[[int], tuple[Tensor, Tensor]]:
     """The batches of llamita's steps, by numpy alone."""
-    tokens = np.load(task.folder / "tokens.npy", mmap_mode="r")
-    order, context = np.load(task.folder / "order.npy"), task.shape.max_seq_len
+    tokens = np.lib.format.open_memmap(task.folder / "tokens.npy", mode="r")
+    order, context = np.lib.format.open_memmap(task.folder / "order.npy", mode="r"), task.shape.max_seq_len
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         starts = order[step % len(order)] * context  # (batch,)
