@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llamita.kernels import norm, workers
-from llamita.kernels.adamw import STRETCH, Row, Update, adamw, can_update
+from llamita.kernels.adamw import adamw
 from llamita.kernels.attention import blocked_attention
 from llamita.kernels.cross_entropy import linear_cross_entropy
+from llamita.kernels.flat import STRETCH, Row, Update, can_update
 from llamita.kernels.gate import gated_silu
 from llamita.kernels.norm import rms_norm
 from llamita.kernels.numbers import exp, fp32s, take_rows

@@ -189,7 +189,7 @@ class _Tokens:
 
     def __init__(self, folder: Path):
         self.path = folder / "tokens.npy"
-        self.ids = np.load(self.path, mmap_mode="r")
+        self.ids = np.lib.format.open_memmap(self.path, mode="r")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamita.kernels.adamw import stretches
+from llamita.kernels.flat import stretches
 from llamita.kernels.numbers import F, end_of, fp32s, fp64s, int64s, take_rows
 from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
 

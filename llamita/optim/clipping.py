@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from llamita.kernels.adamw import lies_flat
-from llamita.kernels.squares import joint_norm
+from llamita.kernels.flat import lies_flat
 
 
 @torch.no_grad()
@@ -21,6 +20,8 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     if not grads:
         return torch.zeros(())
     if all(lies_flat(grad) for grad in grads):
+        from llamita.kernels.squares import joint_norm  # not before it is needed: numba takes a while to import
+
         norm = joint_norm(grads)
         if norm > max_norm:
             for grad in grads:

@@ -94,7 +94,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     directory = RunDirectory(config.run.output_dir or default_directory(config, data))
     with directory.lock() if processes.is_main else nullcontext():
         with processes.main_first():
-            config, hardware, before = _begin(config, data, directory, processes, display)
+            hardware, before = _begin(config, data, directory, processes, display)
         require_room_for_weights(config.model, hardware.device)
         model = hardware.apply(Llama(config.model, seed=config.training.seed))
         options = config.optimizer
@@ -143,19 +143,18 @@ def require_enough_sequences(config: RunConfig, world_size: int) -> None:
 
 def _begin(
     config: RunConfig, data: Dataset, directory: RunDirectory, processes: Processes, display: Display
-) -> tuple[RunConfig, Hardware, dict[str, Any]]:
+) -> tuple[Hardware, dict[str, Any]]:
     """Check what is there against what is asked, decide every `auto`, and write it all down."""
     before = directory.facts() if directory.exists() else {}
     if before:
         _require_same_identity(config, data, directory, before)
-        config = _with_choices_of(before, config, processes)
-    hardware = choose_hardware(config.run, processes)
+    hardware = choose_hardware(_with_choices_of(before, config, processes).run, processes)
     chosen = {**hardware.choices, "world_size": processes.world_size, "torch": torch.__version__}
     if before:
         tell_changes(before, chosen, display)
     if processes.is_main:
         _write_down(config, data, directory, {**chosen, **{name: before[name] for name in LATER if name in before}})
-    return config, hardware, before
+    return hardware, before
 
 
 def _write_down(config: RunConfig, data: Dataset, directory: RunDirectory, chosen: dict[str, Any]) -> None:
