@@ -19,7 +19,7 @@ from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, require_within, 
 from llamita.targets import IGNORED
 
 LOGITS = 1 << 23  # of a slice: 16 MB of bf16
-LEAST_TOKENS = 256  # of a slice: fewer make poor matrix products
+LEAST_TOKENS = 512  # of a slice: fewer make poor matrix products, and as many additions to the gradient of the weights
 AT_ONCE = 4  # rows of logits
 ADDED_AT_ONCE = 1 << 14
 

@@ -26,7 +26,7 @@ from llamita.train.hardware import Hardware, choose_hardware
 from llamita.train.room import require_room_for_weights
 from llamita.train.run_directory import RunDirectory
 
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS = 1400
 LATER = "compile", "micro_batch_size"
 """Facts that are found out when the model is there (`preparation.py`)."""
 
