@@ -130,6 +130,7 @@ def test_growth_is_counted_from_the_first_context():
     assert [shape.batch_size for shape in growth.shapes] == [4, 1]
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_timed_with_all_that_it_does():
     setting = WholeRunSetting(max_steps=4, every=2, eval_sequences=4, sample_count=1, turns=1, threads=1, documents=40)
     run = measure_whole_run(TINY, setting)

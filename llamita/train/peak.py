@@ -7,9 +7,11 @@ import torch
 from llamita.config import ModelConfig
 from llamita.train.hardware import AUTOCAST, Hardware
 
-SIZES = {"cpu": 1024, "mps": 4096, "cuda": 8192}
+LARGEST = {"cpu": 1024, "mps": 4096, "cuda": 8192}
 """Of square matrices: large enough that a product does nothing but multiply."""
-ROUNDS = 5
+SMALLEST = 256
+ENOUGH = 0.005  # seconds of a product: a precision that a processor only imitates would take minutes for the largest
+ROUNDS = 3
 
 
 def matrix_peak(hardware: Hardware) -> float:
@@ -17,10 +19,15 @@ def matrix_peak(hardware: Hardware) -> float:
 
     The best of a few products, since what else runs can only lengthen one.
     """
-    size = SIZES[torch.device(hardware.device).type]
-    dtype = AUTOCAST.get(hardware.precision, torch.float32)
-    x = torch.ones(size, size, dtype=dtype, device=hardware.device)
-    return 2 * size**3 / min(_seconds_of_product(x) for _ in range(ROUNDS))
+    size, largest = SMALLEST, LARGEST[torch.device(hardware.device).type]
+    while (seconds := _best_seconds(size, hardware)) < ENOUGH and size < largest:
+        size *= 2
+    return 2 * size**3 / seconds
+
+
+def _best_seconds(size: int, hardware: Hardware) -> float:
+    x = torch.ones(size, size, dtype=AUTOCAST.get(hardware.precision, torch.float32), device=hardware.device)
+    return min(_seconds_of_product(x) for _ in range(ROUNDS))
 
 
 def _seconds_of_product(x: torch.Tensor) -> float:
