@@ -49,7 +49,7 @@ def llamita(task: Task) -> Contender:
     from llamita.model import Llama
     from llamita.optim import AdamW, clip_grad_norm_
     from llamita.train.hardware import choose_hardware
-    from llamita.train.plan import flops_per_token
+    from llamita.train.peak import flops_per_token
 
     hardware = choose_hardware(ExecutionConfig(device="cpu", threads=task.threads))
     config = task.shape.model_config()

@@ -39,58 +39,41 @@ fp64s = _pointer_to(types.float64)
 int64s = _pointer_to(types.int64)
 
 
-@intrinsic
-def fp64(_: Any, number: Any) -> Any:
-    """The float that was handed over as an int64."""
+def _same_bits(given: Any, seen: Any) -> Any:
+    """A function (number of one kind) -> the number of another kind that has the same bits."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.DoubleType())
+    @intrinsic
+    def reinterpret(_: Any, number: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(seen))
 
-    return types.float64(types.int64), generate
+        return seen(given), generate
 
-
-@intrinsic
-def _fp32_of(_: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
+    return reinterpret
 
 
-@intrinsic
-def _bits_of(_: Any, number: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
+fp64 = _same_bits(types.int64, types.float64)
+"""The float that was handed over as an int64."""
+_fp32_of = _same_bits(types.uint32, types.float32)
+_bits_of = _same_bits(types.float32, types.uint32)
 
 
-@intrinsic
-def _rint(_: Any, number: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.call(builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments)
+def _of_llvm(name: str) -> Any:
+    """The function of an fp32 number that LLVM calls so."""
 
-    return types.float32(types.float32), generate
+    @intrinsic
+    def function(_: Any, number: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.call(builder.module.declare_intrinsic(name, [ir.FloatType()]), arguments)
 
+        return types.float32(types.float32), generate
 
-@intrinsic
-def sqrt(_: Any, number: Any) -> Any:
-    """The root of an fp32 number."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()]), arguments)
-
-    return types.float32(types.float32), generate
+    return function
 
 
-@intrinsic
-def log(_: Any, number: Any) -> Any:
-    """ln x of an fp32 number; one at a time."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.call(builder.module.declare_intrinsic("llvm.log", [ir.FloatType()]), arguments)
-
-    return types.float32(types.float32), generate
+_rint, sqrt = _of_llvm("llvm.rint"), _of_llvm("llvm.sqrt")
+log = _of_llvm("llvm.log")
+"""ln x; one at a time."""
 
 
 @intrinsic

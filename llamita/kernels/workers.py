@@ -79,9 +79,9 @@ def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | i
 
 def require_within(indices: Tensor, lowest: int, highest: int, what: str) -> None:
     """Raise `IndexError` for an index outside of these: a loop would read and write what is not its own."""
-    if isinstance(indices, FakeTensor) or not indices.numel():
+    if has_no_values(indices) or not indices.numel():
         return
-    for index in (int(indices.min()), int(indices.max())):
+    for index in map(int, indices.aminmax()):
         if not lowest <= index <= highest:
             raise IndexError(f"{what} is {index}, but must be from {lowest} to {highest}")
 

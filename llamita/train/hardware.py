@@ -79,6 +79,14 @@ class Hardware:
                 accelerate(model)
         return model
 
+    def wait(self) -> None:
+        """Wait until the device has done what it was asked to: before a clock is read."""
+        kind = torch.device(self.device).type
+        if kind == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif kind == "mps":
+            torch.mps.synchronize()
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: matrix products in the precision, everything delicate in fp32."""
         if self.precision == "fp32":

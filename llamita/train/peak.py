@@ -27,22 +27,15 @@ def matrix_peak(hardware: Hardware) -> float:
 
 def _best_seconds(size: int, hardware: Hardware) -> float:
     x = torch.ones(size, size, dtype=AUTOCAST.get(hardware.precision, torch.float32), device=hardware.device)
-    return min(_seconds_of_product(x) for _ in range(ROUNDS))
+    return min(_seconds_of_product(x, hardware) for _ in range(ROUNDS))
 
 
-def _seconds_of_product(x: torch.Tensor) -> float:
-    _wait_for(x.device)
+def _seconds_of_product(x: torch.Tensor, hardware: Hardware) -> float:
+    hardware.wait()
     started = time.perf_counter()
     torch.mm(x, x)
-    _wait_for(x.device)
+    hardware.wait()
     return time.perf_counter() - started
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def flops_per_token(config: ModelConfig, parameters: int) -> int:

@@ -78,8 +78,7 @@ def trial_step(run: Run) -> tuple[float, float]:
 def _seconds_of_gradients(run: Run) -> float:
     started = time.perf_counter()
     accumulate_gradients(run, run.step_model, next_batch(run, run.state.step), run.state.step)
-    if run.hardware.device.startswith("cuda"):
-        torch.cuda.synchronize()
+    run.hardware.wait()
     return time.perf_counter() - started
 
 

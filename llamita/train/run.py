@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Run:
     peak: float = math.nan
     """Of the matrix units, in FLOP/s, as measured."""
 
-    @property
+    @cached_property
     def num_parameters(self) -> int:
         """Of the model."""
         return sum(self.model.num_parameters().values())
@@ -101,8 +102,21 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
         groups = decay_groups(model, options.weight_decay)
         optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
         scaling = hardware.scaling()
-        rest = State(), display, before, model, math.ceil(config.training.batch_size / processes.world_size)
-        run = Run(config, processes, hardware, data, model, optimizer, scaling, directory, *rest)
+        run = Run(
+            config,
+            processes,
+            hardware,
+            data,
+            model,
+            optimizer,
+            scaling,
+            directory,
+            State(),
+            display,
+            facts_before=before,
+            step_model=model,
+            micro_batch_size=math.ceil(config.training.batch_size / processes.world_size),
+        )
         _resume(run)
         yield run
 

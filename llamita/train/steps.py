@@ -67,7 +67,7 @@ def micro_batch_seconds(run: Run, rows: int) -> float:
         with run.hardware.autocast():
             nats = run.model(*batch.to(run.hardware.device)[:2], reduction="sum")
         nats.backward()
-        nats.item()  # waits for the device
+        run.hardware.wait()
         seconds.append(time.perf_counter() - started)
     run.optimizer.zero_grad(set_to_none=True)
     return seconds[-1]
