@@ -57,7 +57,7 @@ def _train_in_processes(config: RunConfig, display: Display) -> Path:
     require_places(config.run.device, config.run.world_size)
     task = {"config": config.tables(), "quiet": display.console.quiet}
     with stop_request() as stop:
-        path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.signal)
+        path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.received)
         if path is None:
             stop.obey()
     assert path is not None, "processes that nobody stopped have a result"

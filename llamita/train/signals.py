@@ -10,24 +10,30 @@ from llamita.parallel import Processes
 
 
 class StopRequest:
-    """Whether Ctrl-C or a termination signal has come."""
+    """Whether Ctrl-C or a termination signal has come.
+
+    A signal comes at any moment, and `received` tells of it at once; `bool` tells only what `agree` made known to all,
+    so that no process acts alone on one that came after.
+    """
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.received: int | None = None
+        self._agreed: int | None = None
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self._agreed is not None
 
     def agree(self, processes: Processes) -> None:
         """Make it known to all processes, which stop at the same step, when one of them was asked."""
-        self.signal = int(processes.max(self.signal or 0)) or None
+        self._agreed = int(processes.max(self.received or 0)) or None
 
     def obey(self) -> None:
         """Raise what the signal would have raised, now that everything is saved."""
-        if self.signal == signal.SIGINT:
+        number = self._agreed or self.received
+        if number == signal.SIGINT:
             raise KeyboardInterrupt("the step is finished and saved")
-        if self.signal is not None:
-            raise SystemExit(128 + self.signal)
+        if number is not None:
+            raise SystemExit(128 + number)
 
 
 @contextmanager
@@ -40,7 +46,7 @@ def stop_request() -> Iterator[StopRequest]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        request.signal = number
+        request.received = number
         signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in before:
