@@ -1,6 +1,8 @@
 """A model that computes with the kernels against the same weights in plain fp32: loss, gradients, what is learned."""
 
 import math
+from copy import deepcopy
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 
 from llamita.config import GenerationConfig
 from llamita.generate.engine import generate_ids
+from llamita.kernels import workspace
 from llamita.model import KVCache, Llama, ModelConfig
-from llamita.train import acceleration, train
+from llamita.train import acceleration, joined_layers, train
 from llamita.train.hardware import Hardware
 
 SIZES = {"vocab_size": 97, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_seq_len": 160}
@@ -125,7 +128,7 @@ def test_kernels_compute_where_there_is_bf16_and_nowhere_else(monkeypatch, preci
         monkeypatch.setattr(acceleration, name, counted(name, called))
     model = hardware(precision).apply(Llama(ModelConfig(**SIZES)))
     ids, targets = batch(20)
-    with hardware(precision).autocast():
+    with hardware(precision).autocast(), torch.no_grad():
         model(ids, targets, document_ids=torch.zeros_like(ids))
         assert called == (set(FAST[1:]) if precision == "bf16" else set())  # a mask is for the plain attention
         model(ids, targets)
@@ -135,14 +138,161 @@ def test_kernels_compute_where_there_is_bf16_and_nowhere_else(monkeypatch, preci
     assert not called
 
 
-def counted(name: str, called: set[str]):
-    kernel = getattr(acceleration, name)
+def counted(name: str, called: set[str], module: ModuleType = acceleration):
+    kernel = getattr(module, name)
 
     def counting(*arguments):
         called.add(name)
         return kernel(*arguments)
 
     return counting
+
+
+LAYERS = {"attention_layer", "feed_forward_layer"}
+
+
+@pytest.fixture
+def joined(monkeypatch) -> set[str]:
+    """The pieces of layers that were computed as one."""
+    called: set[str] = set()
+    for name in LAYERS:
+        monkeypatch.setattr(joined_layers, name, counted(name, called, joined_layers))
+    return called
+
+
+def learn(model: Llama, **options) -> None:
+    ids, targets = batch(20)
+    with hardware().autocast():
+        model(ids, targets, **options).backward()
+
+
+def test_where_a_model_learns_its_layers_are_two_pieces_each(joined):
+    model = hardware().apply(Llama(ModelConfig(**SIZES)))
+    learn(model)
+    assert joined == LAYERS
+    joined.clear()
+    with torch.no_grad(), hardware().autocast():
+        model(*batch(20))
+    assert not joined
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        ({"dropout": 0.1}, set()),
+        ({"bias": True}, set()),
+        ({"norm": "layer"}, set()),
+        ({"norm_position": "post"}, set()),
+        ({"qk_norm": True}, {"feed_forward_layer"}),
+        ({"mlp": "gelu"}, {"attention_layer"}),
+        ({"position": "none"}, LAYERS),
+        ({"position": "learned", "num_kv_heads": 1}, LAYERS),
+    ],
+    ids=str,
+)
+def test_what_is_no_llama_is_computed_part_by_part(joined, switches, expected):
+    learn(hardware().apply(Llama(ModelConfig(**{**SIZES, **switches}))))
+    assert joined == expected
+
+
+def test_a_mask_is_for_the_plain_attention(joined):
+    learn(hardware().apply(Llama(ModelConfig(**SIZES))), document_ids=torch.zeros_like(batch(20)[0]))
+    assert joined == {"feed_forward_layer"}
+
+
+@pytest.mark.parametrize("part", ["self_attn.o_proj", "self_attn", "input_layernorm"])
+def test_a_part_that_somebody_watches_is_computed_by_itself(joined, part):
+    model = hardware().apply(Llama(ModelConfig(**{**SIZES, "num_layers": 1})))
+    seen = []
+    model.model.layers[0].get_submodule(part).register_forward_hook(lambda *_: seen.append(part))
+    learn(model)
+    assert seen == [part]
+    assert joined == {"feed_forward_layer"}
+
+
+def test_weights_of_another_kind_are_computed_part_by_part(joined):
+    model = hardware().apply(Llama(ModelConfig(**{**SIZES, "num_layers": 1})))
+    mlp = model.model.layers[0].mlp
+    mlp.up_proj.weight = torch.nn.Parameter(mlp.up_proj.weight.detach().mT.contiguous().mT)
+    learn(model)
+    assert joined == {"attention_layer"}
+
+
+def test_a_copy_of_a_model_learns_by_itself():
+    model = hardware().apply(Llama(ModelConfig(**SIZES)))
+    copied = deepcopy(model)
+    learn(copied)
+    assert all(weight.grad is None for weight in model.parameters())
+    assert all(weight.grad is not None for weight in copied.parameters())
+
+
+def test_frozen_weights_get_no_gradient():
+    model, other = models(num_kv_heads=2)
+    frozen = "layers.0.self_attn.q_proj", "layers.1.mlp.up_proj", "layers.1.input_layernorm"
+    for name, weight in [*model.named_parameters(), *other.named_parameters()]:
+        weight.requires_grad_(not any(part in name for part in frozen))
+    ids, targets = batch()
+    with hardware().autocast():
+        model(ids, targets).backward()
+    other(ids, targets).backward()
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            assert distance(ours.grad, theirs.grad) < 0.05, name
+
+
+def test_gradients_of_several_batches_add_up():
+    model, _ = models()
+    learn(model)
+    once = [gradient(weight).clone() for weight in model.parameters()]
+    learn(model)
+    for weight, expected in zip(model.parameters(), once, strict=True):
+        assert torch.equal(gradient(weight), 2 * expected)
+
+
+def test_two_forward_passes_before_their_backward_passes_do_not_disturb_each_other():
+    model, _ = models(num_kv_heads=2)
+    (first, second), losses = [batch(40), batch(90)], []
+    expected = []
+    for ids, targets in (first, second):
+        model.zero_grad()
+        with hardware().autocast():
+            model(ids, targets).backward()
+        expected.append([gradient(weight).clone() for weight in model.parameters()])
+    with hardware().autocast():
+        losses = [model(ids, targets) for ids, targets in (first, second)]
+    for loss, grads in zip(losses, expected, strict=True):
+        model.zero_grad()
+        loss.backward()
+        for weight, grad in zip(model.parameters(), grads, strict=True):
+            assert torch.equal(gradient(weight), grad)
+
+
+def test_a_second_backward_pass_through_the_same_forward_pass_is_refused():
+    model, _ = models()
+    with hardware().autocast():
+        hidden = model.model(batch(20)[0], torch.arange(20), None, None)
+    hidden.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward pass"):
+        hidden.sum().backward()
+
+
+def test_memory_that_is_used_again_is_no_more_than_was_used_at_once():
+    workspace.clear()
+    model, _ = models()
+    for seq in (20, 30, 40, 150, 150, 100, 90):
+        learn_of_length(model, seq)
+    held = workspace.kept_bytes()
+    for _ in range(3):
+        learn_of_length(model, 150)
+    assert workspace.kept_bytes() == held
+    workspace.clear()
+    assert workspace.kept_bytes() == 0
+
+
+def learn_of_length(model: Llama, seq: int) -> None:
+    with hardware().autocast():
+        model(*batch(seq)).backward()
 
 
 def test_in_fp32_a_model_computes_as_written_bit_for_bit():

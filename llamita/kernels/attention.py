@@ -38,6 +38,7 @@ from llamita.kernels.numbers import (
     take_rows,
 )
 from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, has_no_values, run
+from llamita.kernels.workspace import scratch
 
 QUERIES = 128  # of a block
 SCORES = 1 << 21  # of a block, over as many heads as are computed together: 4 MB of bf16
@@ -50,9 +51,6 @@ def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q (batch, heads, seq, head_dim); k, v (batch, kv_heads, seq, head_dim), where kv_heads divides heads -> the shape
     of q, laid out such that the heads of one position are neighbours in memory.
     """
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     return _BlockedAttention.apply(q, k, v)  # type: ignore[return-value]
 
@@ -61,14 +59,7 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = _side_by_side(q)
-        logs = torch.empty(q.shape[:3])  # l of each query
-        room = _Room(q)
-        for some, queries, keys in room.blocks():
-            scores = room.scores(0, some, queries)
-            torch.bmm(room.packed(0, q, some, queries), room.packed(1, k, some, keys).mT, out=scores)
-            _soften(scores, logs, room.sums, some.start, queries.start, q.shape[3])
-            mixed = torch.bmm(scores, room.packed(1, v, some, keys), out=room.vectors(0, some, queries))
-            _unpack(mixed, out, some, queries, room.sums)
+        logs = attend(q, k, v, out)
         ctx.save_for_backward(q, k, v, logs)
         return out
 
@@ -77,18 +68,42 @@ class _BlockedAttention(torch.autograd.Function):
         q, k, v, logs = ctx.saved_tensors
         grad = grad_outputs[0] if grad_outputs[0].stride(-1) == 1 else grad_outputs[0].contiguous()
         d_q, d_k, d_v = _side_by_side(q), _side_by_side(k), _side_by_side(v)
-        room = _Room(q)
-        for some, queries, keys in room.blocks():
-            own_q, own_grad = room.packed(0, q, some, queries), room.packed(1, grad, some, queries)
-            own_k, own_v = room.packed(2, k, some, keys), room.packed(3, v, some, keys)
-            chances = torch.bmm(own_q, own_k.mT, out=room.scores(0, some, queries))
-            slopes = torch.bmm(own_grad, own_v.mT, out=room.scores(1, some, queries))
-            _descend(chances, slopes, logs, some.start, queries.start, q.shape[3])
-            room.add_up(0, torch.bmm(chances.mT, own_grad, out=own_v), d_v, some, keys)
-            part = torch.bmm(slopes, own_k, out=room.vectors(1, some, queries))
-            _unpack(part, d_q, some, queries)
-            room.add_up(1, torch.bmm(slopes.mT, own_q, out=own_k), d_k, some, keys)
+        attend_backward((q, k, v), logs, grad, (d_q, d_k, d_v))
         return d_q, d_k, d_v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> Tensor:
+    """Fill `out`, which has the shape of q, with what attention makes of q, k, v -> l of each query, fp32.
+
+    Here and in `attend_backward` all are bf16, of the shapes of `blocked_attention`, with the elements of a head
+    neighbours in memory.
+    """
+    logs = torch.empty(q.shape[:3])
+    room = _Room(q, k)
+    for some, queries, keys in room.blocks():
+        scores = room.scores(0, some, queries)
+        torch.bmm(room.packed(0, q, some, queries), room.packed(1, k, some, keys).mT, out=scores)
+        _soften(scores, logs, room.sums, some.start, queries.start, q.shape[3])
+        mixed = torch.bmm(scores, room.packed(1, v, some, keys), out=room.vectors(0, some, queries))
+        room.unpack(mixed, out, some, queries, room.sums)
+    return logs
+
+
+def attend_backward(
+    inputs: tuple[Tensor, Tensor, Tensor], logs: Tensor, grad: Tensor, grads: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Fill `grads`, of q, k, v, from the gradient by what `attend` made of these, and the logs that it returned."""
+    (q, k, v), (d_q, d_k, d_v) = inputs, grads
+    room = _Room(q, k)
+    for some, queries, keys in room.blocks():
+        own_q, own_grad = room.packed(0, q, some, queries), room.packed(1, grad, some, queries)
+        own_k, own_v = room.packed(2, k, some, keys), room.packed(3, v, some, keys)
+        chances = torch.bmm(own_q, own_k.mT, out=room.scores(0, some, queries))
+        slopes = torch.bmm(own_grad, own_v.mT, out=room.scores(1, some, queries))
+        _descend(chances, slopes, logs, some.start, queries.start, q.shape[3])
+        room.multiply(slopes, own_k, d_q, some, queries)
+        room.add_product(0, chances.mT, own_grad, d_v, some, keys)
+        room.add_product(1, slopes.mT, own_q, d_k, some, keys)
 
 
 def _side_by_side(x: Tensor) -> Tensor:
@@ -98,16 +113,18 @@ def _side_by_side(x: Tensor) -> Tensor:
 
 
 class _Room:
-    """The memory that the blocks of one call use one after the other. A head here is one of any sequence."""
+    """The memory that the blocks of one call use one after the other. A head here is a query head of any sequence.
 
-    def __init__(self, q: Tensor):
-        batch, heads, self.seq, self.head_dim = q.shape
-        self.heads = batch * heads
-        self.together = max(1, min(self.heads, SCORES // max(1, QUERIES * self.seq)))
-        self.sums = torch.empty(self.together * QUERIES)
-        self.totals = [torch.empty(self.together, self.seq, self.head_dim) for _ in range(2)]
-        self.only_shapes = has_no_values(q)
-        self._buffers: dict[Any, Tensor] = {}
+    Neighbouring query heads share a head of keys and values: each is given a copy of it, and what they make of its
+    gradient is added up.
+    """
+
+    def __init__(self, q: Tensor, k: Tensor):
+        batch, self.own_heads, self.seq, self.head_dim = q.shape
+        self.q, self.heads, self.groups = q, batch * self.own_heads, self.own_heads // k.shape[1]
+        fitting = min(self.heads, SCORES // max(1, QUERIES * self.seq))
+        self.together = max(1, fitting // self.groups) * self.groups  # no group is torn apart
+        self.sums = scratch("sums", self.together * QUERIES, like=q, dtype=torch.float32)
 
     def blocks(self) -> Iterator[tuple[slice, slice, slice]]:
         """(heads, queries, keys that these see) of each block; those with the most keys first.
@@ -118,52 +135,64 @@ class _Room:
             for start in reversed(range(0, self.seq, QUERIES)):
                 stop = min(start + QUERIES, self.seq)
                 yield slice(head, min(head + self.together, self.heads)), slice(start, stop), slice(0, stop)
-                if self.only_shapes:
+                if has_no_values(self.q):
                     return
 
     def scores(self, which: int, some: slice, queries: slice) -> Tensor:
         """(heads, queries, keys) bf16, without values."""
-        return self._view(("scores", which), _length(some), _length(queries), queries.stop)
+        return scratch(f"scores {which}", _length(some), _length(queries), queries.stop, like=self.q)
 
     def vectors(self, which: int, some: slice, places: slice) -> Tensor:
         """(heads, places, head_dim) bf16, without values."""
-        return self._view(("vectors", which), _length(some), _length(places), self.head_dim)
+        return scratch(f"vectors {which}", _length(some), _length(places), self.head_dim, like=self.q)
 
     def packed(self, which: int, x: Tensor, some: slice, places: slice) -> Tensor:
         """(heads, places, head_dim): a part of x, without gaps: oneDNN would make that copy otherwise, but slowly."""
-        part = self.vectors(which, some, places)
-        _copy(_pack, part, x, some, places)
+        if (part := self._whole(x, some, places)) is None:
+            part = self.vectors(which, some, places)
+            self._copy(_pack, _length(some), part, x, some, places)
         return part
 
-    def add_up(self, which: int, part: Tensor, result: Tensor, some: slice, keys: slice) -> None:
-        """Add up the gradients of all blocks of some heads in fp32, and write them where they belong after the last."""
-        total, a_head = self.totals[which], self.seq * self.head_dim
-        sizes = a_head, keys.stop * self.head_dim
-        run(_add, _length(some), 1, total, part, *sizes, int(keys.stop == self.seq))
-        if keys.stop <= QUERIES:
-            _copy(_unpack_fp32, total, result, some, slice(0, self.seq))
+    def unpack(self, packed: Tensor, x: Tensor, some: slice, places: slice, divisors: Tensor | None = None) -> None:
+        """Write vectors of query heads to their places in x; divided by a number each, where there are `divisors`."""
+        self._copy(_unpack_bf16, _length(some), packed, x, some, places, 0 if divisors is None else divisors)
 
-    def _view(self, which: Any, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        if which not in self._buffers or len(self._buffers[which]) < size:
-            self._buffers[which] = torch.empty(size, dtype=torch.bfloat16)
-        return self._buffers[which][:size].view(shape)
+    def multiply(self, one: Tensor, other: Tensor, result: Tensor, some: slice, places: slice) -> None:
+        """Write the products of query heads to their places in `result`."""
+        if (whole := self._whole(result, some, places)) is not None:
+            torch.bmm(one, other, out=whole)
+        else:
+            self.unpack(torch.bmm(one, other, out=self.vectors(4, some, places)), result, some, places)
+
+    def add_product(self, which: int, one: Tensor, other: Tensor, result: Tensor, some: slice, keys: slice) -> None:
+        """Add up the products of all blocks of some heads in fp32, and write them where they belong after the last."""
+        if self.seq <= QUERIES and (whole := self._whole(result, some, keys)) is not None:
+            torch.bmm(one, other, out=whole)  # there is one block only
+            return
+        part, a_head = torch.bmm(one, other, out=self.vectors(4, some, keys)), self.seq * self.head_dim
+        total = scratch(f"totals {which}", self.together, a_head, like=self.q, dtype=torch.float32)
+        run(_add, _length(some), 1, total, part, a_head, keys.stop * self.head_dim, int(keys.stop == self.seq))
+        if keys.stop <= QUERIES:
+            self._copy(_unpack_groups, _length(some) // self.groups, total, result, some, slice(0, self.seq))
+
+    def _whole(self, x: Tensor, some: slice, places: slice) -> Tensor | None:
+        """These heads of x, (heads, seq, head_dim), where they lie together and all their places are meant."""
+        if _length(places) < self.seq or x.shape[1] < self.own_heads or not x.is_contiguous():
+            return None
+        return x.view(self.heads, self.seq, self.head_dim)[some]
+
+    def _copy(
+        self, body: Body, rows: int, packed: Tensor, x: Tensor, some: slice, places: slice, *more: Tensor | int
+    ) -> None:
+        """Move vectors between `packed` (heads, places, head_dim) and their places in x (batch, heads, seq, head_dim),
+        where x may have fewer heads."""
+        groups = self.own_heads // x.shape[1]
+        where = some.start, places.start, _length(places), self.own_heads, groups, self.head_dim, *x.stride()[:3]
+        run(body, rows, 1, packed, x, *where, *more)
 
 
 def _length(part: slice) -> int:
     return part.stop - part.start
-
-
-def _copy(body: Body, packed: Tensor, x: Tensor, some: slice, places: slice, *more: Tensor | int) -> None:
-    """Move vectors between `packed` (heads, places, head_dim) and their places in x (batch, heads, seq, head_dim)."""
-    _, heads, _, head_dim = x.shape
-    where = some.start, places.start, _length(places), heads, head_dim, *x.stride()[:3]
-    run(body, _length(some), 1, packed, x, *where, *more)
-
-
-def _unpack(packed: Tensor, x: Tensor, some: slice, places: slice, divisors: Tensor | None = None) -> None:
-    """Write vectors to their places in x; divided by a number each, where there are `divisors`."""
-    _copy(_unpack_bf16, packed, x, some, places, 0 if divisors is None else divisors)
 
 
 def _soften(scores: Tensor, logs: Tensor, sums: Tensor, head: int, start: int, head_dim: int) -> None:
@@ -212,20 +241,21 @@ def _softmax(table):
 
 
 @helper
-def _begin(table, row):
+def _begin(table, head):
     """Where in x the first vector of this head lies."""
     a = FIRST_ARGUMENT + 2
-    head, place = table[a] + row, table[a + 1]
-    return head // table[a + 3] * table[a + 5] + head % table[a + 3] * table[a + 6] + place * table[a + 7]
+    own_heads, groups = table[a + 3], table[a + 4]
+    batch, own = head // own_heads, head % own_heads // groups
+    return batch * table[a + 6] + own * table[a + 7] + table[a + 1] * table[a + 8]
 
 
 @Body
 def _pack(table):
-    packed, x = bf16s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1])
-    places, size, step = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 6], table[FIRST_ARGUMENT + 9]
+    packed, x, first = bf16s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1]), table[FIRST_ARGUMENT + 2]
+    places, size, step = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 7], table[FIRST_ARGUMENT + 10]
     head = take_rows(table)
     while head < table[ROWS]:
-        read, write = _begin(table, head), head * places * size
+        read, write = _begin(table, first + head), head * places * size
         if step == size:
             copy_bf16s(packed, write, x, read, places * size)
         else:
@@ -237,18 +267,15 @@ def _pack(table):
 
 @Body
 def _unpack_bf16(table):
-    packed, x, divisors = (
-        bf16s(table[FIRST_ARGUMENT]),
-        bf16s(table[FIRST_ARGUMENT + 1]),
-        fp32s(table[FIRST_ARGUMENT + 10]),
-    )
-    places, size, step = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 6], table[FIRST_ARGUMENT + 9]
+    packed, x, first = bf16s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1]), table[FIRST_ARGUMENT + 2]
+    places, size, step = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 7], table[FIRST_ARGUMENT + 10]
+    divisors = fp32s(table[FIRST_ARGUMENT + 11])
     head = take_rows(table)
     while head < table[ROWS]:
-        write, read = _begin(table, head), head * places * size
+        write, read = _begin(table, first + head), head * places * size
         for place in range(places):
             factor = F(1.0)
-            if table[FIRST_ARGUMENT + 10]:
+            if table[FIRST_ARGUMENT + 11]:
                 factor = F(1.0) / divisors[head * places + place]
             for i in range(size):
                 store(x, write + i, load(packed, read + i) * factor)
@@ -257,17 +284,21 @@ def _unpack_bf16(table):
 
 
 @Body
-def _unpack_fp32(table):
-    packed, x = fp32s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1])
-    places, size, step = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 6], table[FIRST_ARGUMENT + 9]
-    head = take_rows(table)
-    while head < table[ROWS]:
-        write, read = _begin(table, head), head * places * size
+def _unpack_groups(table):
+    packed, x, first = fp32s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1]), table[FIRST_ARGUMENT + 2]
+    places, groups = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 6]
+    size, step = table[FIRST_ARGUMENT + 7], table[FIRST_ARGUMENT + 10]
+    group = take_rows(table)
+    while group < table[ROWS]:
+        write, read = _begin(table, first + group * groups), group * groups * places * size
         for _ in range(places):
             for i in range(size):
-                store(x, write + i, packed[read + i])
+                total = packed[read + i]
+                for other in range(1, groups):
+                    total += packed[read + other * places * size + i]
+                store(x, write + i, total)
             read, write = read + size, write + step
-        head = take_rows(table)
+        group = take_rows(table)
 
 
 @Body

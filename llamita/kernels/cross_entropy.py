@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llamita.kernels.numbers import F, bf16s, end_of, exp, fp32s, in_order, int64s, load, log, order, store, take_rows
 from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, require_within, run
+from llamita.kernels.workspace import scratch
 from llamita.targets import IGNORED
 
 LOGITS = 1 << 23  # of a slice: 16 MB of bf16
@@ -38,9 +39,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        narrow = weight.to(hidden.dtype)
+        narrow = weight.to(hidden.dtype)  # used by every slice: not in the workspace, where the layers' weights are
         at_once = max(LEAST_TOKENS, LOGITS // len(weight))
-        logits = torch.empty(min(at_once, len(hidden)), len(weight), dtype=hidden.dtype)
+        logits = scratch("logits", min(at_once, len(hidden)), len(weight), like=hidden)
         nats = torch.empty(len(hidden))
         learning = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden) if learning else None
@@ -51,7 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             _descend(slopes, targets[rows], nats[rows])
             if grad_hidden is not None and grad_weight is not None:
                 torch.mm(slopes, narrow, out=grad_hidden[rows])
-                part = slopes.T @ hidden[rows]
+                part = torch.mm(slopes.T, hidden[rows], out=scratch("product", *weight.shape, like=hidden))
                 _add_up(grad_weight, part, first == 0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype

@@ -29,22 +29,47 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rows, size = x.numel() // x.shape[-1], x.shape[-1]
         out = torch.empty(x.shape, dtype=torch.bfloat16)
-        factors = torch.empty(rows, dtype=torch.float32)  # r of each row
-        run(_forward, rows, _rows_at_once(size), x, weight, out, factors, size, float(eps))
+        factors = normalize(x, weight, eps, out)
         ctx.save_for_backward(x, weight, factors)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, factors = ctx.saved_tensors
-        rows, size = len(factors), x.shape[-1]
-        grad = grad_outputs[0].contiguous()
         d_x = torch.empty_like(x)
-        blocks = torch.zeros(-(-rows // _rows_at_once(size)), size, dtype=torch.float32)
-        run(_backward, rows, _rows_at_once(size), x, weight, factors, grad, d_x, blocks, size)
-        return d_x, blocks.sum(0), None
+        d_weight = normalize_backward(x, weight, factors, grad_outputs[0].contiguous(), d_x)
+        return d_x, d_weight, None
+
+
+def normalize(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    """Fill `out`, bf16, with the RMSNorm of x -> r of each vector, fp32."""
+    rows, size = x.numel() // x.shape[-1], x.shape[-1]
+    factors = torch.empty(rows, dtype=torch.float32)
+    run(_forward, rows, _rows_at_once(size), x, weight, out, factors, size, float(eps))
+    return factors
+
+
+def normalize_backward(
+    x: Tensor,
+    weight: Tensor,
+    factors: Tensor,
+    grad: Tensor,
+    d_x: Tensor,
+    *,
+    past: Tensor | None = None,
+    again: Tensor | None = None,
+) -> Tensor:
+    """Fill `d_x` from `grad`, the gradient by what `normalize` made, bf16 -> the gradient by the weight, fp32.
+
+    `past`: what came to x past the norm, and is added to its gradient (it may be `d_x` itself). `again`: is filled with
+    what `normalize` made, bf16.
+    """
+    rows, size = len(factors), x.shape[-1]
+    blocks = torch.zeros(-(-rows // _rows_at_once(size)), size, dtype=torch.float32)
+    optional = (0 if tensor is None else tensor for tensor in (past, again))
+    run(_backward, rows, _rows_at_once(size), x, weight, factors, grad, d_x, blocks, size, *optional)
+    return blocks.sum(0)
 
 
 def _rows_at_once(size: int) -> int:
@@ -83,7 +108,7 @@ def _backward(table):
         fp32s(table[FIRST_ARGUMENT + 4]),
         fp32s(table[FIRST_ARGUMENT + 5]),
     )
-    size = table[FIRST_ARGUMENT + 6]
+    size, past, again = table[FIRST_ARGUMENT + 6], fp32s(table[FIRST_ARGUMENT + 7]), bf16s(table[FIRST_ARGUMENT + 8])
     first = take_rows(table)
     while first < table[ROWS]:
         sums = first // table[AT_ONCE] * size
@@ -93,7 +118,15 @@ def _backward(table):
                 mean += load(grad, begin + i) * weight[i] * x[begin + i]
             mean *= factor * factor / F(size)
             for i in range(size):
-                slope, value = load(grad, begin + i), x[begin + i]
-                d_x[begin + i] = factor * (slope * weight[i] - value * mean)  # r³ by itself may be too small for fp32
-                blocks[sums + i] += slope * value * factor
+                blocks[sums + i] += load(grad, begin + i) * x[begin + i] * factor
+            if table[FIRST_ARGUMENT + 8]:
+                for i in range(size):
+                    store_any(again, begin + i, x[begin + i] * factor * weight[i])
+            if table[FIRST_ARGUMENT + 7]:
+                for i in range(size):  # r³ by itself may be too small for fp32
+                    slope = factor * (load(grad, begin + i) * weight[i] - x[begin + i] * mean)
+                    d_x[begin + i] = past[begin + i] + slope
+            else:
+                for i in range(size):
+                    d_x[begin + i] = factor * (load(grad, begin + i) * weight[i] - x[begin + i] * mean)
         first = take_rows(table)

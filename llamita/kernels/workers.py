@@ -66,10 +66,18 @@ def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | i
     tensors and arrays, and numbers, floats as the bits of fp64. Of tensors without values (`FakeTensor`), which only
     tell how much memory would be used, nothing is computed.
     """
-    if any(has_no_values(argument) for argument in arguments):
-        return
-    numbers = [_number(argument) for argument in arguments]
-    table = (ctypes.c_int64 * (FIRST_ARGUMENT + len(numbers)))(0, rows, at_once, *numbers)
+    numbers = [0, rows, at_once]
+    for argument in arguments:
+        kind = type(argument)
+        if kind is int:
+            numbers.append(argument)  # type: ignore[arg-type]
+        elif kind is float:
+            numbers.append(struct.unpack("q", struct.pack("d", argument))[0])
+        elif has_no_values(argument):
+            return
+        else:
+            numbers.append(argument.data_ptr() if isinstance(argument, Tensor) else argument.ctypes.data)  # type: ignore[union-attr]
+    table = (ctypes.c_int64 * len(numbers))(*numbers)
     threads = min(torch.get_num_threads(), -(-rows // at_once))
     if threads > 1:
         _start_together()(body.address, ctypes.addressof(table), threads)
@@ -89,14 +97,6 @@ def require_within(indices: Tensor, lowest: int, highest: int, what: str) -> Non
 def has_no_values(argument: object) -> bool:
     """Whether this is a tensor that only tells its shape, and what memory it would take."""
     return isinstance(argument, FakeTensor)
-
-
-def _number(argument: Tensor | np.ndarray | int | float) -> int:
-    if isinstance(argument, Tensor):
-        return argument.data_ptr()
-    if isinstance(argument, np.ndarray):
-        return argument.ctypes.data
-    return argument if isinstance(argument, int) else struct.unpack("q", struct.pack("d", argument))[0]
 
 
 @cache

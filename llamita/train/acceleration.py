@@ -12,12 +12,14 @@ from llamita.kernels.gate import gated_silu
 from llamita.kernels.norm import rms_norm
 from llamita.kernels.rotation import rotate
 from llamita.model import Attention, Llama, LMHead, RMSNorm, RotaryEmbedding, SwiGLU
+from llamita.train.joined_layers import join_layers
 
 Function = Callable[..., Tensor]
 
 
 def accelerate(model: Llama) -> None:
     """Let the parts of `model` compute with the kernels wherever they get bf16 numbers, as under autocast."""
+    join_layers(model)
     pre_norm = model.config.norm_position == "pre"  # a post-norm makes the residual stream itself, which stays in fp32
     for module in model.modules():
         if isinstance(module, Attention):

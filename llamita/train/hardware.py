@@ -67,9 +67,10 @@ class Hardware:
     def prepare(self, model: Llama) -> Llama:
         """Put the parts of `model` into the precision that is fastest on the device."""
         if self.precision in AUTOCAST:
+            hands_on_fp32 = LayerNorm if self.computes_natively else (RMSNorm, LayerNorm)
             for module in model.modules():
                 # (A post-norm makes the residual stream itself, which stays in fp32.)
-                if isinstance(module, RMSNorm | LayerNorm) and model.config.norm_position == "pre":
+                if isinstance(module, hands_on_fp32) and model.config.norm_position == "pre":
                     module.register_forward_hook(_narrow)
                 if isinstance(module, Attention) and self.device == "cpu":
                     module.kernel = _in_fp32(module.kernel)
