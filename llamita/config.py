@@ -208,6 +208,10 @@ class ExecutionConfig:
     """Of the matrix products; weights stay fp32. auto: bf16, else fp16, where a device multiplies them natively."""
     kernels: Literal["auto", "native", "plain"] = "auto"
     """What computes between matrix products. native: llamita's compiled loops (bf16 on a CPU); plain: torch's own."""
+    attention_block: int | Literal["auto"] = "auto"
+    """Queries that attention's native kernel takes at once. auto: what is fastest on a short trial."""
+    head_block: int | Literal["auto"] = "auto"
+    """Tokens whose logits the head's native kernel makes at once. auto: what is fastest on a short trial."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether torch.compile joins the model's steps. auto: where it is faster, and the run is long enough to wait."""
     world_size: int = 0
@@ -236,6 +240,7 @@ class ExecutionConfig:
         require_not_negative(self, "world_size", "threads", "eval_sequences", "keep_last")
         if self.micro_batch_size != "auto":
             require_not_negative(self, "micro_batch_size")
+        require_positive(self, *(name for name in ("attention_block", "head_block") if getattr(self, name) != "auto"))
         require_not_negative(self, *_in_steps(self, "sample_every"))
         if self.threads > MOST_THREADS:
             raise UserError(f"threads is {self.threads:,}, but at most {MOST_THREADS:,} are started")

@@ -1,6 +1,7 @@
 """The kernels with products in them, attention and the loss, against torch's own operations in fp64."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llamita.kernels import attention, cross_entropy
-from llamita.kernels.attention import blocked_attention
+from llamita.kernels.attention import QUERIES, blocked_attention
 from llamita.kernels.cross_entropy import linear_cross_entropy
 
 # Attention
@@ -19,12 +20,14 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def assert_attends(shape: tuple[int, int, int, int, int], layout: str = "positions first", size: float = 1.0) -> None:
+def assert_attends(
+    shape: tuple[int, int, int, int, int], layout: str = "positions first", size: float = 1.0, queries: int = QUERIES
+) -> None:
     batch, heads, kv_heads, seq, head_dim = shape
     counts = enumerate((heads, kv_heads, kv_heads, heads))
     q, k, v, grad = (LAYOUTS[layout](drawn(batch, count, seq, head_dim, seed=i) * size) for i, count in counts)
     inputs = learned(q, k, v)
-    found = gradients(blocked_attention, inputs, grad)
+    found = gradients(partial(blocked_attention, queries=queries), inputs, grad)
     expected = gradients(plain_attention, tuple(wide(x) for x in inputs), grad)
     if seq == 1:  # nothing to choose from: what a query and a key are does not matter
         assert found[1].abs().max() + found[2].abs().max() < 1e-2 * grad.abs().max()
@@ -64,9 +67,9 @@ def test_attention_takes_heads_wherever_they_lie_in_memory(shape, layout):
 
 @pytest.mark.parametrize(("queries", "scores"), [(16, 1 << 21), (16, 16 * 100 * 3), (128, 1), (7, 7 * 100 * 4), (1, 1)])
 def test_attention_is_the_same_in_blocks_of_any_size(monkeypatch, queries, scores):
-    monkeypatch.setattr(attention, "QUERIES", queries)
     monkeypatch.setattr(attention, "SCORES", scores)
-    assert_attends((2, 5, 5, 100, 16))
+    assert_attends((2, 5, 5, 100, 16), queries=queries)
+    assert_attends((2, 6, 2, 100, 16), "contiguous", queries=queries)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 2, 5, 16), (2, 2, 1, 0, 16)], ids=str)

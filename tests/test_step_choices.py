@@ -1,19 +1,21 @@
 """What is decided of a run's steps before the first: micro-batches that fit, compiling, the peak they are held to."""
 
+import dataclasses
 import math
 from dataclasses import replace as changed
 
 import pytest
 import torch
+from nearness import distance
 from runs import cache as cache
 from runs import command, last_checkpoint, refusal, rows, train_words
 from runs import text as text
 
 from llamita.config import ExecutionConfig, RunConfig, replace
 from llamita.model import Llama, ModelConfig
-from llamita.train import RunDirectory, compiling, fit, room
+from llamita.train import RunDirectory, blocks, compiling, fit, hardware, room
 from llamita.train.compiling import Compiled, choose_compile
-from llamita.train.hardware import Hardware, choose_hardware
+from llamita.train.hardware import Blocks, Hardware, choose_hardware
 from llamita.train.peak import matrix_peak
 
 GIB = 2**30
@@ -46,6 +48,77 @@ def train(text, path, **options):
 
 def val_losses(run):
     return [row["val_loss"] for row in rows(run.path) if row["val_loss"] is not None]
+
+
+# --- blocks of the native kernels ---
+
+
+@pytest.fixture
+def blocks_take(monkeypatch):
+    """A function ({block: seconds}) that makes trials of attention take as long as that."""
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+
+    def take(seconds: dict[int, float]) -> None:
+        monkeypatch.setattr(blocks, "_try_attention", lambda model, rows: seconds)
+
+    return take
+
+
+NATIVELY = {"precision": "bf16", "kernels": "native"}
+
+
+def test_blocks_are_tried_written_down_told_and_taken_again(text, tmp_path, blocks_take, capsys):
+    blocks_take({128: 0.020, 256: 0.010})
+    run = train(text, tmp_path / "run", max_steps=4, **NATIVELY)
+    assert run.facts()["attention_block"] == 256
+    assert "attention of 256 queries at once (ms on trial: 128: 20.0, 256: 10.0)" in capsys.readouterr().out
+    blocks_take({128: 0.001, 256: 0.010})
+    again = train(text, tmp_path / "run", max_steps=8, extend=True, **NATIVELY)
+    assert again.facts()["attention_block"] == 256
+    assert "attention of 256 queries at once (as when the run began)" in capsys.readouterr().out
+
+
+def test_blocks_that_are_hardly_faster_are_left(text, tmp_path, blocks_take):
+    blocks_take({128: 0.0100, 256: 0.0096})
+    assert train(text, tmp_path / "run", max_steps=2, **NATIVELY).facts()["attention_block"] == 128
+
+
+def test_blocks_that_are_asked_for_are_taken_and_a_change_is_told(text, tmp_path, blocks_take, capsys):
+    blocks_take({128: 0.01, 256: 0.02})
+    run = train(text, tmp_path / "run", max_steps=4, attention_block=8, head_block=16, **NATIVELY)
+    assert (run.facts()["attention_block"], run.facts()["head_block"]) == (8, 16)
+    capsys.readouterr()
+    train(text, tmp_path / "run", max_steps=8, extend=True, attention_block=4, **NATIVELY)
+    assert "note: attention_block was 8, is 4 now: from here on not the same bit for bit" in capsys.readouterr().out
+
+
+def test_a_run_without_native_kernels_has_no_blocks(text, tmp_path):
+    assert "attention_block" not in train(text, tmp_path / "run", max_steps=2, precision="fp32").facts()
+
+
+def test_what_is_tried_is_what_computes():
+    """On real kernels: the blocks in question, forward and backward, in seconds."""
+    model = ModelConfig(vocab_size=97, hidden_size=64, num_layers=1, num_heads=4, num_kv_heads=2, max_seq_len=160)
+    attention, head = blocks._try_attention(model, 2), blocks._try_head(model, 20)
+    assert list(attention) == [128, 256]
+    assert all(value > 0 for value in attention.values())
+    assert list(head) == [(1 << 23) // 97]  # with few tokens there is one slice
+    assert list(blocks._try_head(dataclasses.replace(model, vocab_size=20_000), 20)) == [512, 1024]
+
+
+@pytest.mark.parametrize(("attention_block", "head_block"), [(32, 64), (7, 1), (1000, 100_000)])
+def test_a_model_learns_the_same_with_blocks_of_any_size(attention_block, head_block):
+    losses = []
+    ids = torch.randint(97, (3, 150), generator=torch.Generator().manual_seed(0))
+    for chosen in (Blocks(), Blocks(attention_block, head_block)):
+        machine = Hardware("cpu", "bf16", 2, "native", chosen)
+        model = machine.apply(Llama(ModelConfig(vocab_size=97, hidden_size=64, num_layers=2, max_seq_len=160)))
+        with machine.autocast():
+            loss = model(ids, ids)
+        loss.backward()
+        losses.append([loss.detach(), *(weight.grad for weight in model.parameters())])
+    for expected, found in zip(*losses, strict=True):
+        assert distance(found, expected) < 0.02
 
 
 # --- micro-batches ---

@@ -48,11 +48,12 @@ def llamita(task: Task) -> Contender:
     from llamita.data import IGNORED, BatchOrder, StreamWindows, TokenFile
     from llamita.model import Llama
     from llamita.optim import AdamW, clip_grad_norm_
+    from llamita.train.blocks import choose_blocks
     from llamita.train.hardware import choose_hardware
     from llamita.train.peak import flops_per_token
 
-    hardware = choose_hardware(ExecutionConfig(device="cpu", threads=task.threads))
-    config = task.shape.model_config()
+    execution, config = ExecutionConfig(device="cpu", threads=task.threads), task.shape.model_config()
+    hardware = choose_blocks(choose_hardware(execution), execution, config, task.shape.batch_size)
     model = Llama(config)
     order = BatchOrder(STEPS_IN_ORDER * task.shape.batch_size, task.shape.batch_size, seed=0)
     _leave_for_peers(task, model, np.stack([order.indices(step) for step in range(STEPS_IN_ORDER)]))

@@ -40,68 +40,73 @@ from llamita.kernels.numbers import (
 from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, has_no_values, run
 from llamita.kernels.workspace import scratch
 
-QUERIES = 128  # of a block
+QUERIES = 128  # of a block, where nobody says how many
 SCORES = 1 << 21  # of a block, over as many heads as are computed together: 4 MB of bf16
 AT_ONCE = 16  # rows of scores
 
 
-def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q · kᵀ / sqrt(head_dim)) · v under the causal triangle; all bf16.
+def blocked_attention(q: Tensor, k: Tensor, v: Tensor, queries: int = QUERIES) -> Tensor:
+    """softmax(q · kᵀ / sqrt(head_dim)) · v under the causal triangle; all bf16. A block has so many `queries`.
 
     q (batch, heads, seq, head_dim); k, v (batch, kv_heads, seq, head_dim), where kv_heads divides heads -> the shape
     of q, laid out such that the heads of one position are neighbours in memory.
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    return _BlockedAttention.apply(q, k, v)  # type: ignore[return-value]
+    return _BlockedAttention.apply(q, k, v, queries)  # type: ignore[return-value]
 
 
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: int) -> Tensor:
         out = _side_by_side(q)
-        logs = attend(q, k, v, out)
+        logs = attend(q, k, v, out, queries)
         ctx.save_for_backward(q, k, v, logs)
+        ctx.queries = queries
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, logs = ctx.saved_tensors
         grad = grad_outputs[0] if grad_outputs[0].stride(-1) == 1 else grad_outputs[0].contiguous()
         d_q, d_k, d_v = _side_by_side(q), _side_by_side(k), _side_by_side(v)
-        attend_backward((q, k, v), logs, grad, (d_q, d_k, d_v))
-        return d_q, d_k, d_v
+        attend_backward((q, k, v), logs, grad, (d_q, d_k, d_v), ctx.queries)
+        return d_q, d_k, d_v, None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, queries: int = QUERIES) -> Tensor:
     """Fill `out`, which has the shape of q, with what attention makes of q, k, v -> l of each query, fp32.
 
     Here and in `attend_backward` all are bf16, of the shapes of `blocked_attention`, with the elements of a head
     neighbours in memory.
     """
     logs = torch.empty(q.shape[:3])
-    room = _Room(q, k)
-    for some, queries, keys in room.blocks():
-        scores = room.scores(0, some, queries)
-        torch.bmm(room.packed(0, q, some, queries), room.packed(1, k, some, keys).mT, out=scores)
-        _soften(scores, logs, room.sums, some.start, queries.start, q.shape[3])
-        mixed = torch.bmm(scores, room.packed(1, v, some, keys), out=room.vectors(0, some, queries))
-        room.unpack(mixed, out, some, queries, room.sums)
+    room = _Room(q, k, queries)
+    for some, own, keys in room.blocks():
+        scores = room.scores(0, some, own)
+        torch.bmm(room.packed(0, q, some, own), room.packed(1, k, some, keys).mT, out=scores)
+        _soften(scores, logs, room.sums, some.start, own.start, q.shape[3])
+        mixed = torch.bmm(scores, room.packed(1, v, some, keys), out=room.vectors(0, some, own))
+        room.unpack(mixed, out, some, own, room.sums)
     return logs
 
 
 def attend_backward(
-    inputs: tuple[Tensor, Tensor, Tensor], logs: Tensor, grad: Tensor, grads: tuple[Tensor, Tensor, Tensor]
+    inputs: tuple[Tensor, Tensor, Tensor],
+    logs: Tensor,
+    grad: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+    queries: int = QUERIES,
 ) -> None:
     """Fill `grads`, of q, k, v, from the gradient by what `attend` made of these, and the logs that it returned."""
     (q, k, v), (d_q, d_k, d_v) = inputs, grads
-    room = _Room(q, k)
-    for some, queries, keys in room.blocks():
-        own_q, own_grad = room.packed(0, q, some, queries), room.packed(1, grad, some, queries)
+    room = _Room(q, k, queries)
+    for some, own, keys in room.blocks():
+        own_q, own_grad = room.packed(0, q, some, own), room.packed(1, grad, some, own)
         own_k, own_v = room.packed(2, k, some, keys), room.packed(3, v, some, keys)
-        chances = torch.bmm(own_q, own_k.mT, out=room.scores(0, some, queries))
-        slopes = torch.bmm(own_grad, own_v.mT, out=room.scores(1, some, queries))
-        _descend(chances, slopes, logs, some.start, queries.start, q.shape[3])
-        room.multiply(slopes, own_k, d_q, some, queries)
+        chances = torch.bmm(own_q, own_k.mT, out=room.scores(0, some, own))
+        slopes = torch.bmm(own_grad, own_v.mT, out=room.scores(1, some, own))
+        _descend(chances, slopes, logs, some.start, own.start, q.shape[3])
+        room.multiply(slopes, own_k, d_q, some, own)
         room.add_product(0, chances.mT, own_grad, d_v, some, keys)
         room.add_product(1, slopes.mT, own_q, d_k, some, keys)
 
@@ -119,12 +124,13 @@ class _Room:
     gradient is added up.
     """
 
-    def __init__(self, q: Tensor, k: Tensor):
+    def __init__(self, q: Tensor, k: Tensor, queries: int):
+        self.queries = max(1, min(queries, q.shape[2]))
         batch, self.own_heads, self.seq, self.head_dim = q.shape
         self.q, self.heads, self.groups = q, batch * self.own_heads, self.own_heads // k.shape[1]
-        fitting = min(self.heads, SCORES // max(1, QUERIES * self.seq))
+        fitting = min(self.heads, SCORES // max(1, self.queries * self.seq))
         self.together = max(1, fitting // self.groups) * self.groups  # no group is torn apart
-        self.sums = scratch("sums", self.together * QUERIES, like=q, dtype=torch.float32)
+        self.sums = scratch("sums", self.together * self.queries, like=q, dtype=torch.float32)
 
     def blocks(self) -> Iterator[tuple[slice, slice, slice]]:
         """(heads, queries, keys that these see) of each block; those with the most keys first.
@@ -132,8 +138,8 @@ class _Room:
         Where nothing is computed, since there are no values, the first shows what memory all take.
         """
         for head in range(0, self.heads, self.together):
-            for start in reversed(range(0, self.seq, QUERIES)):
-                stop = min(start + QUERIES, self.seq)
+            for start in reversed(range(0, self.seq, self.queries)):
+                stop = min(start + self.queries, self.seq)
                 yield slice(head, min(head + self.together, self.heads)), slice(start, stop), slice(0, stop)
                 if has_no_values(self.q):
                     return
@@ -166,13 +172,13 @@ class _Room:
 
     def add_product(self, which: int, one: Tensor, other: Tensor, result: Tensor, some: slice, keys: slice) -> None:
         """Add up the products of all blocks of some heads in fp32, and write them where they belong after the last."""
-        if self.seq <= QUERIES and (whole := self._whole(result, some, keys)) is not None:
+        if self.seq <= self.queries and (whole := self._whole(result, some, keys)) is not None:
             torch.bmm(one, other, out=whole)  # there is one block only
             return
         part, a_head = torch.bmm(one, other, out=self.vectors(4, some, keys)), self.seq * self.head_dim
         total = scratch(f"totals {which}", self.together, a_head, like=self.q, dtype=torch.float32)
         run(_add, _length(some), 1, total, part, a_head, keys.stop * self.head_dim, int(keys.stop == self.seq))
-        if keys.stop <= QUERIES:
+        if keys.stop <= self.queries:
             self._copy(_unpack_groups, _length(some) // self.groups, total, result, some, slice(0, self.seq))
 
     def _whole(self, x: Tensor, some: slice, places: slice) -> Tensor | None:

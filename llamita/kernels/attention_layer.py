@@ -17,24 +17,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.attention import attend, attend_backward
+from llamita.kernels.attention import QUERIES, attend, attend_backward
 from llamita.kernels.norm import normalize, normalize_backward
 from llamita.kernels.residual import add_to_residual, narrowed, narrowed_weights, spend, widened_product
 from llamita.kernels.rotation import Heads
 from llamita.kernels.workspace import give_back, lend, scratch
 
 
-def attention_layer(x: Tensor, norm: Tensor, eps: float, weights: tuple[Tensor, ...], heads: Heads) -> Tensor:
+def attention_layer(
+    x: Tensor, norm: Tensor, eps: float, weights: tuple[Tensor, ...], heads: Heads, queries: int = QUERIES
+) -> Tensor:
     """x (batch, seq, hidden) fp32 -> x + attention(rms_norm(x)) of the same shape, fp32.
 
-    norm (hidden,), weights of q, k, v and of the output: all fp32 and contiguous, as x.
+    norm (hidden,), weights of q, k, v and of the output: all fp32 and contiguous, as x. `queries`: of a block.
     """
-    return _AttentionLayer.apply(x, norm, eps, heads, *weights)  # type: ignore[return-value]
+    return _AttentionLayer.apply(x, norm, eps, heads, queries, *weights)  # type: ignore[return-value]
 
 
 class _AttentionLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float, heads: Heads, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float, heads: Heads, queries: int, *weights: Tensor) -> Tensor:
         batch, seq, hidden = x.shape
         tokens = batch * seq
         to_heads, from_heads = narrowed_weights(*weights)
@@ -44,10 +46,10 @@ class _AttentionLayer(torch.autograd.Function):
         apart = lend(*joined.shape, like=x)
         heads.separate(joined, apart, batch)
         mixed = lend(batch, seq, heads.num_heads, heads.head_dim, like=x)
-        logs = attend(*heads.apart(apart, batch, seq), mixed.transpose(1, 2))
+        logs = attend(*heads.apart(apart, batch, seq), mixed.transpose(1, 2), queries)
         added = torch.mm(mixed.view(tokens, -1), from_heads.T, out=normed)
         ctx.save_for_backward(x, norm, factors, apart, mixed, logs, *weights)
-        ctx.heads, ctx.is_spent = heads, False
+        ctx.heads, ctx.queries, ctx.is_spent = heads, queries, False
         return add_to_residual(x, added)
 
     @staticmethod
@@ -63,11 +65,11 @@ class _AttentionLayer(torch.autograd.Function):
         d_out = widened_product(narrow.T, mixed.view(tokens, -1))
         d_apart, d_joined = scratch("apart", *apart.shape, like=x), scratch("joined", *apart.shape, like=x)
         inputs, slopes = heads.apart(apart, batch, seq), heads.apart(d_apart, batch, seq)
-        attend_backward(inputs, logs, d_mixed.view(mixed.shape).transpose(1, 2), slopes)
+        attend_backward(inputs, logs, d_mixed.view(mixed.shape).transpose(1, 2), slopes, ctx.queries)
         give_back(apart, mixed)
         heads.join(d_apart, d_joined, batch)
         d_normed = torch.mm(d_joined, to_heads, out=narrow)
         d_x, normed = torch.empty_like(x), scratch("normed", tokens, hidden, like=x)
         d_norm = normalize_backward(x, norm, factors, d_normed, d_x, past=grad, again=normed)
         d_heads = widened_product(d_joined.T, normed).split([len(weight) for weight in weights[:3]])
-        return d_x, d_norm, None, None, *d_heads, d_out
+        return d_x, d_norm, None, None, None, *d_heads, d_out

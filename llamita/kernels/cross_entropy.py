@@ -19,28 +19,32 @@ from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, require_within, 
 from llamita.kernels.workspace import scratch
 from llamita.targets import IGNORED
 
-LOGITS = 1 << 23  # of a slice: 16 MB of bf16
-LEAST_TOKENS = 512  # of a slice: fewer make poor matrix products, and as many additions to the gradient of the weights
+LOGITS = 1 << 23  # of a slice, where nobody says how many tokens it has: 16 MB of bf16
+LEAST_TOKENS = 512  # then: fewer make poor matrix products, and as many additions to the gradient of the weights
 AT_ONCE = 4  # rows of logits
 ADDED_AT_ONCE = 1 << 14
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: int | None = None) -> Tensor:
     """-Σ ln softmax(hidden @ weight.T)[target], in nats, fp32 (); targets below 0 are ignored.
 
-    hidden (tokens, hidden) bf16, weight (vocab_size, hidden) fp32, targets (tokens,) int64. Raises `IndexError` for a
-    target outside of the vocabulary.
+    hidden (tokens, hidden) bf16, weight (vocab_size, hidden) fp32, targets (tokens,) int64. A slice has so many
+    `tokens`, or as `tokens_of_slice` says. Raises `IndexError` for a target outside of the vocabulary.
     """
     targets = targets.long().contiguous()
     require_within(targets, IGNORED, len(weight) - 1, "a target")
-    return _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[return-value]
+    return _LinearCrossEntropy.apply(hidden, weight, targets, tokens or tokens_of_slice(len(weight)))  # type: ignore[return-value]
+
+
+def tokens_of_slice(vocab_size: int) -> int:
+    """How many tokens have their logits at once, where nobody says how many."""
+    return max(LEAST_TOKENS, LOGITS // vocab_size)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, at_once: int) -> Tensor:
         narrow = weight.to(hidden.dtype)  # used by every slice: not in the workspace, where the layers' weights are
-        at_once = max(LEAST_TOKENS, LOGITS // len(weight))
         logits = scratch("logits", min(at_once, len(hidden)), len(weight), like=hidden)
         nats = torch.empty(len(hidden))
         learning = any(ctx.needs_input_grad)
@@ -59,10 +63,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return nats.sum()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden.mul_(scale), grad_weight.mul_(scale).to(ctx.weight_dtype), None
+        return grad_hidden.mul_(scale), grad_weight.mul_(scale).to(ctx.weight_dtype), None, None
 
 
 def _descend(logits: Tensor, targets: Tensor, nats: Tensor) -> None:

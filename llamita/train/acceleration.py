@@ -6,7 +6,7 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from llamita.kernels.attention import blocked_attention
+from llamita.kernels.attention import QUERIES, blocked_attention
 from llamita.kernels.cross_entropy import linear_cross_entropy
 from llamita.kernels.gate import gated_silu
 from llamita.kernels.norm import rms_norm
@@ -17,13 +17,18 @@ from llamita.train.joined_layers import join_layers
 Function = Callable[..., Tensor]
 
 
-def accelerate(model: Llama) -> None:
-    """Let the parts of `model` compute with the kernels wherever they get bf16 numbers, as under autocast."""
-    join_layers(model)
+def accelerate(model: Llama, attention_block: int | None = None, head_block: int | None = None) -> None:
+    """Let the parts of `model` compute with the kernels wherever they get bf16 numbers, as under autocast.
+
+    attention_block, head_block: how many queries, and how many tokens in the head, are computed at once; None leaves
+    it to the kernels.
+    """
+    queries = attention_block or QUERIES
+    join_layers(model, queries)
     pre_norm = model.config.norm_position == "pre"  # a post-norm makes the residual stream itself, which stays in fp32
     for module in model.modules():
         if isinstance(module, Attention):
-            module.kernel = _without_mask(module.kernel)
+            module.kernel = _without_mask(module.kernel, queries)
         elif isinstance(module, RMSNorm) and pre_norm:
             module.kernel = _under_autocast(rms_norm, module.kernel)
         elif isinstance(module, SwiGLU):
@@ -31,7 +36,7 @@ def accelerate(model: Llama) -> None:
         elif isinstance(module, RotaryEmbedding):
             module.kernel = _of_bf16(rotate, module.kernel)
         elif isinstance(module, LMHead):
-            module.kernel = _of_bf16(linear_cross_entropy, module.kernel)
+            module.kernel = _of_bf16(_in_slices(head_block), module.kernel)
 
 
 def _of_bf16(fast: Function, plain: Function) -> Function:
@@ -52,8 +57,17 @@ def _under_autocast(fast: Function, plain: Function) -> Function:
     return chosen
 
 
-def _without_mask(plain: Function) -> Function:
+def _in_slices(tokens: int | None) -> Function:
+    @wraps(linear_cross_entropy)
+    def sliced(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        return linear_cross_entropy(hidden, weight, targets, tokens)
+
+    return sliced
+
+
+def _without_mask(plain: Function, queries: int) -> Function:
     def chosen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return blocked_attention(q, k, v) if mask is None and q.dtype == torch.bfloat16 else plain(q, k, v, mask)
+        fits = mask is None and q.dtype == torch.bfloat16
+        return blocked_attention(q, k, v, queries) if fits else plain(q, k, v, mask)
 
     return chosen

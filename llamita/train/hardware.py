@@ -30,6 +30,14 @@ BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of 
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """How much native kernels take at once: queries of attention, tokens of the head; 0: what they do by themselves."""
+
+    attention_block: int = 0
+    head_block: int = 0
+
+
+@dataclass(frozen=True)
 class Hardware:
     """Where and how a run is computed: what was asked for, with every `auto` decided."""
 
@@ -37,6 +45,7 @@ class Hardware:
     precision: str
     threads: int
     kernels: str = "native"
+    blocks: Blocks = Blocks()
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Why each was chosen, where nobody asked for it."""
 
@@ -77,7 +86,7 @@ class Hardware:
             if self.computes_natively:
                 from llamita.train.acceleration import accelerate  # not before: numba takes a while to import
 
-                accelerate(model)
+                accelerate(model, self.blocks.attention_block or None, self.blocks.head_block or None)
         return model
 
     def wait(self) -> None:
@@ -109,7 +118,7 @@ def choose_hardware(config: ExecutionConfig, processes: Processes = Processes())
     reasons = {"precision": PRECISION_REASONS[precision]} if config.precision == "auto" else {}
     kernels, reasons["kernels"] = _choose_kernels(config, device, precision)
     threads = config.threads or max(1, _usable_cores() // processes.local_world_size)
-    return Hardware(device, precision, threads, kernels, reasons)
+    return Hardware(device, precision, threads, kernels, reasons=reasons)
 
 
 def _choose_kernels(config: ExecutionConfig, device: str, precision: str) -> tuple[str, str]:

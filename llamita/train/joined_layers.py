@@ -1,5 +1,6 @@
 """Let the layers of a model compute as two pieces each, where they are those of a Llama and nobody looks inside."""
 
+from functools import partial
 from types import MethodType
 from typing import TypeGuard
 
@@ -15,15 +16,23 @@ from llamita.model import Attention, Block, Llama, RMSNorm, RotaryEmbedding, Swi
 from llamita.model.cache import NO_CACHE, LayerCache, NoCache
 
 
-def join_layers(model: Llama) -> None:
-    """Give each layer of `model` a way to compute that decides, call by call, whether it may be joined."""
+def join_layers(model: Llama, queries: int) -> None:
+    """Give each layer of `model` a way to compute that decides, call by call, whether it may be joined.
+
+    `queries`: how many attention computes at once.
+    """
     for module in model.modules():
         if isinstance(module, Block):
-            module.forward = MethodType(_forward, module)
+            module.forward = partial(MethodType(_forward, module), queries)
 
 
 def _forward(
-    block: Block, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: LayerCache | NoCache = NO_CACHE
+    block: Block,
+    queries: int,
+    x: Tensor,
+    positions: Tensor,
+    mask: Tensor | None = None,
+    cache: LayerCache | NoCache = NO_CACHE,
 ) -> Tensor:
     """What `Block.forward` computes, in as large pieces as can be."""
     attention, feed_forward = block.self_attn, block.mlp
@@ -31,7 +40,7 @@ def _forward(
     may_join = _learns_in_bf16(x) and not _drops(block)
     if may_join and mask is None and cache is NO_CACHE and _is_norm(first) and _is_plain_attention(attention):
         heads = _heads(attention, x, positions)
-        x = attention_layer(x.contiguous(), first.weight, first.eps, _projections(attention), heads)
+        x = attention_layer(x.contiguous(), first.weight, first.eps, _projections(attention), heads, queries)
     else:
         x = x + block.dropout(attention(first(x), positions, mask, cache))
     if may_join and _is_norm(second) and _is_plain_feed_forward(feed_forward):

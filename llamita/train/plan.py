@@ -28,6 +28,7 @@ def announce(run: Run, decided: dict[str, str]) -> None:
     lines = {
         "run": f"{run.directory.path}" + (f", going on from step {run.state.step:,}" if run.state.step else ""),
         "hardware": f"{processes}{run.hardware}",
+        **({"kernels": _blocks(run)} if run.hardware.computes_natively else {}),
         "steps": f"{decided['micro_batch_size']}, {decided['compile']}",
         "data": f"{run.data.prepared.manifest.source}: {run.data.prepared.train.part.tokens:,} tokens to train on, "
         f"{run.data.prepared.validation.part.tokens:,} to validate, vocabulary {config.model.vocab_size:,}",
@@ -46,6 +47,15 @@ def announce(run: Run, decided: dict[str, str]) -> None:
     if note := _note_on_warmup(run):
         run.display.say(note)
     run.display.say()
+
+
+def _blocks(run: Run) -> str:
+    """How much the native kernels take at once, and why."""
+    reasons, blocks = run.hardware.reasons, run.hardware.blocks
+    return (
+        f"attention of {blocks.attention_block:,} queries at once ({reasons['attention_block']}), "
+        f"head of {blocks.head_block:,} tokens at once ({reasons['head_block']})"
+    )
 
 
 def utilization(run: Run, tokens_per_second: float) -> float:

@@ -1,5 +1,7 @@
 """What is decided of a run's steps before the first of them: micro-batches, compiling; and the peak to measure by."""
 
+from dataclasses import asdict
+
 from llamita.train.compiling import Compiled, choose_compile
 from llamita.train.fit import choose_micro_batch
 from llamita.train.peak import flops_per_token, matrix_peak
@@ -18,7 +20,8 @@ def prepare_steps(run: Run) -> dict[str, str]:
     run.micro_batch_size = fit.rows
     if compiling:
         run.step_model = Compiled(run.model, fit.rows, run.config.model.max_seq_len)
-    _write_down(run, {"compile": "on" if compiling else "off", "micro_batch_size": fit.rows})
+    blocks = asdict(run.hardware.blocks) if run.hardware.computes_natively else {}
+    _write_down(run, {"compile": "on" if compiling else "off", "micro_batch_size": fit.rows, **blocks})
     cut = f"{fit.rows} sequences at once" + (f" ({fit.reason})" if fit.reason else "")
     return {"compile": f"{'compiled' if compiling else 'not compiled'} ({reason})", "micro_batch_size": cut}
 

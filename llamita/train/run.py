@@ -21,6 +21,7 @@ from llamita.evaluate import unigram_entropy
 from llamita.model import Llama
 from llamita.optim import AdamW, Scaling, decay_groups
 from llamita.parallel import Processes
+from llamita.train.blocks import choose_blocks
 from llamita.train.checkpoint import load_verified
 from llamita.train.display import Display
 from llamita.train.hardware import Hardware, choose_hardware
@@ -28,7 +29,7 @@ from llamita.train.room import require_room_for_weights
 from llamita.train.run_directory import RunDirectory
 
 DEFAULT_STEPS = 1400
-LATER = "compile", "micro_batch_size"
+LATER = "compile", "micro_batch_size", "attention_block", "head_block"
 """Facts that are found out when the model is there (`preparation.py`)."""
 
 
@@ -97,6 +98,8 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
         with processes.main_first():
             hardware, before = _begin(config, data, directory, processes, display)
         require_room_for_weights(config.model, hardware.device)
+        batch_size = math.ceil(config.training.batch_size / processes.world_size)
+        hardware = choose_blocks(hardware, config.run, config.model, batch_size, before, processes)
         model = hardware.apply(Llama(config.model, seed=config.training.seed))
         options = config.optimizer
         groups = decay_groups(model, options.weight_decay)
@@ -115,7 +118,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
             display,
             facts_before=before,
             step_model=model,
-            micro_batch_size=math.ceil(config.training.batch_size / processes.world_size),
+            micro_batch_size=batch_size,
         )
         _resume(run)
         yield run
