@@ -45,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, at_once: int) -> Tensor:
         narrow = weight.to(hidden.dtype)  # used by every slice: not in the workspace, where the layers' weights are
-        logits = scratch("logits", min(at_once, len(hidden)), len(weight), like=hidden)
+        logits = scratch("joined", min(at_once, len(hidden)), len(weight), like=hidden)
         nats = torch.empty(len(hidden))
         learning = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden) if learning else None
@@ -56,7 +56,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             _descend(slopes, targets[rows], nats[rows])
             if grad_hidden is not None and grad_weight is not None:
                 torch.mm(slopes, narrow, out=grad_hidden[rows])
-                part = torch.mm(slopes.T, hidden[rows], out=scratch("product", *weight.shape, like=hidden))
+                part = torch.mm(slopes.T, hidden[rows], out=scratch("apart", *weight.shape, like=hidden))
                 _add_up(grad_weight, part, first == 0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype

@@ -34,12 +34,7 @@ def can_update(rows: Sequence[Row]) -> bool:
 
 def lies_flat(tensor: Tensor) -> bool:
     """Whether this is fp32 numbers in the CPU's memory, without gaps."""
-    return (
-        type(tensor) in PLAIN
-        and tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and tensor.is_contiguous()
-    )
+    return type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
 def stretches(addresses: list[tuple[int, ...]], sizes: list[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The norm of many tensors together, in one pass."""
+"""The norm of many tensors together, in one pass, and their multiplication by one number, in another."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.flat import stretches
-from llamita.kernels.numbers import F, end_of, fp32s, fp64s, int64s, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.numbers import F, end_of, fp32s, fp64, fp64s, int64s, take_rows
+from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, exact_body, run
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -20,6 +20,24 @@ def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
     sums = np.empty(len(places), dtype=np.float64)
     run(_squares, len(places), 1, places, sums)
     return torch.tensor(np.sqrt(sums.sum()), dtype=torch.float32)
+
+
+def scale_together(tensors: Sequence[Tensor], factor: float) -> None:
+    """Multiply all elements of fp32 tensors without gaps on the CPU, in their place."""
+    places = stretches([(tensor.data_ptr(),) for tensor in tensors], [tensor.numel() for tensor in tensors])
+    run(_scale, len(places), 1, places, float(factor))
+
+
+@exact_body
+def _scale(table):
+    places, factor = int64s(table[FIRST_ARGUMENT]), F(fp64(table[FIRST_ARGUMENT + 1]))
+    first = take_rows(table)
+    while first < table[ROWS]:
+        for row in range(first, end_of(table, first)):
+            x = fp32s(places[2 * row])
+            for i in range(places[2 * row + 1]):
+                x[i] *= factor
+        first = take_rows(table)
 
 
 @Body

@@ -20,12 +20,11 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     if not grads:
         return torch.zeros(())
     if all(lies_flat(grad) for grad in grads):
-        from llamita.kernels.squares import joint_norm  # not before it is needed: numba takes a while to import
+        from llamita.kernels.squares import joint_norm, scale_together  # not before: numba takes a while to import
 
         norm = joint_norm(grads)
         if norm > max_norm:
-            for grad in grads:
-                grad.mul_(max_norm / (norm + 1e-6))
+            scale_together(grads, (max_norm / (norm + 1e-6)).item())
         return norm
     norm = torch.stack([grad.float().norm() for grad in grads]).norm()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # a tensor: nobody waits for the device
