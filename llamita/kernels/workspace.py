@@ -6,6 +6,8 @@ freed between tensors that stay leaves holes, which took a tenth of a run's memo
 
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,61 +24,70 @@ class _Workspace(threading.local):
         self.buffers: dict[str, Tensor] = {}
         self.waiting: list[torch.UntypedStorage] = []
 
+    def take(self, smallest: int, largest: int) -> torch.UntypedStorage | None:
+        """The least of what waits and has so many bytes, which then waits no longer."""
+        fitting = [storage for storage in self.waiting if smallest <= storage.nbytes() <= largest]
+        if not fitting:
+            return None
+        found = min(fitting, key=torch.UntypedStorage.nbytes)
+        self.waiting = [storage for storage in self.waiting if storage is not found]
+        return found
 
-_own = _Workspace()
+
+_real, _imagined = _Workspace(), _Workspace()
+"""The second is for tensors without values: what they would keep is counted, too."""
 
 
 def scratch(name: str, *shape: int, like: Tensor, dtype: torch.dtype = BF16) -> Tensor:
     """A tensor of this shape without values, in memory that the next caller with this name will overwrite.
 
-    A name goes with one `dtype`. Where `like` tells only its shape, so does this, and nothing is kept.
+    A name goes with one `dtype`. Where `like` tells only its shape, so does this.
     """
-    size = math.prod(shape)
-    if has_no_values(like):
-        return torch.empty(shape, dtype=dtype)
-    found = _own.buffers.get(name)
+    buffers, size = _workspace_of(like).buffers, math.prod(shape)
+    found = buffers.get(name)
     if found is None or len(found) < size:
-        _own.buffers.pop(name, None)  # before another is made: not both at once
-        found = _own.buffers[name] = torch.empty(size, dtype=dtype)
+        buffers.pop(name, None)  # before another is made: not both at once
+        found = buffers[name] = torch.empty(size, dtype=dtype)
     return found[:size].view(shape)
 
 
 def lend(*shape: int, like: Tensor) -> Tensor:
     """A bf16 tensor of this shape without values, for what stays until the backward pass, which may `give_back` it."""
-    if has_no_values(like):
-        return torch.empty(shape, dtype=BF16)
-    size = math.prod(shape) * BF16.itemsize
-    storage = _take(size, 2 * size) or _forget_one_of(size) or torch.UntypedStorage(size)
+    own, size = _workspace_of(like), math.prod(shape) * BF16.itemsize
+    storage = own.take(size, 2 * size)
+    if storage is None:
+        own.take(size // 2, size)  # goes, since a larger one comes: so there are never more than were lent
+        storage = torch.empty(math.prod(shape), dtype=BF16).untyped_storage()
     return torch.empty(0, dtype=BF16).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue]  (documented)
 
 
 def give_back(*tensors: Tensor) -> None:
     """Let the memory of tensors that were lent be lent again: nobody may read or write them any more."""
-    _own.waiting += [tensor.untyped_storage() for tensor in tensors if not has_no_values(tensor)]
+    for tensor in tensors:
+        _workspace_of(tensor).waiting.append(tensor.untyped_storage())
 
 
 def clear() -> None:
     """Free what this thread keeps."""
-    _own.buffers.clear()
-    _own.waiting.clear()
+    _real.buffers.clear()
+    _real.waiting.clear()
 
 
 def kept_bytes() -> int:
     """How much this thread keeps."""
-    buffers = sum(buffer.untyped_storage().nbytes() for buffer in _own.buffers.values())
-    return buffers + sum(storage.nbytes() for storage in _own.waiting)
+    buffers = sum(buffer.untyped_storage().nbytes() for buffer in _real.buffers.values())
+    return buffers + sum(storage.nbytes() for storage in _real.waiting)
 
 
-def _take(smallest: int, largest: int) -> torch.UntypedStorage | None:
-    """The least of what waits and has so many bytes, which then waits no longer."""
-    fitting = [storage for storage in _own.waiting if smallest <= storage.nbytes() <= largest]
-    if not fitting:
-        return None
-    found = min(fitting, key=torch.UntypedStorage.nbytes)
-    _own.waiting = [storage for storage in _own.waiting if storage is not found]
-    return found
+@contextmanager
+def imagining() -> Iterator[None]:
+    """For tensors without values, within the block: at first nothing is kept, and nothing of it stays."""
+    _imagined.buffers, _imagined.waiting = {}, []
+    try:
+        yield
+    finally:
+        _imagined.buffers, _imagined.waiting = {}, []
 
 
-def _forget_one_of(size: int) -> None:
-    """Free one that is a little too small, since a larger one comes: so there are never more than were lent."""
-    _take(size // 2, size)
+def _workspace_of(tensor: Tensor) -> _Workspace:
+    return _imagined if has_no_values(tensor) else _real
