@@ -14,7 +14,7 @@ from llamita.parallel import Processes
 from llamita.train.hardware import Blocks, Hardware
 
 TOKENS_TRIED = 1024, 2048
-MOST_LOGITS = 1 << 25  # of a slice that is tried: 64 MB
+MOST_LOGITS = 1 << 24  # of a slice that is tried: 32 MB
 TOKENS_OF_TRIAL = 4096
 ROUNDS = 3
 CLEARLY = 0.05  # faster by this share than what the kernels take by themselves
@@ -45,11 +45,18 @@ def choose_blocks(
             sizes[name], reasons[name] = _fastest(trial(model, rows), processes)
         else:
             sizes[name], reasons[name] = asked, "asked for"
+    _forget_trials()
     return dataclasses.replace(hardware, blocks=Blocks(**sizes), reasons=reasons)
 
 
+def _forget_trials() -> None:
+    from llamita.kernels import workspace  # not before: numba takes a while to import
+
+    workspace.clear()  # what is chosen may need less
+
+
 def _try_attention(model: ModelConfig, rows: int) -> dict[int, float]:
-    from llamita.kernels.attention import QUERIES, blocked_attention  # not before: numba takes a while to import
+    from llamita.kernels.attention import QUERIES, blocked_attention
 
     counts = model.num_heads, model.num_kv_heads, model.num_kv_heads
     q, k, v = (_drawn(rows, count, model.max_seq_len, model.head_dim) for count in counts)
