@@ -1,6 +1,7 @@
 """A model that computes with the kernels against the same weights in plain fp32: loss, gradients, what is learned."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from types import ModuleType
 
@@ -288,6 +289,29 @@ def test_memory_that_is_used_again_is_no_more_than_was_used_at_once():
     assert workspace.kept_bytes() == held
     workspace.clear()
     assert workspace.kept_bytes() == 0
+
+
+def test_what_another_thread_lent_gathers_nowhere():
+    model, _ = models()
+    kept = []
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(3):
+            with hardware().autocast():
+                loss = model(*batch(40))
+            thread.submit(loss.backward).result()
+            kept.append(thread.submit(workspace.kept_bytes).result())
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_a_model_learns_after_it_was_only_read():
+    """What was made in inference mode may not be written to outside of it."""
+    workspace.clear()
+    model, _ = models()
+    with torch.inference_mode(), hardware().autocast():
+        model(*batch(150))
+    learn(model)
+    assert all(weight.grad is not None for weight in model.parameters())
 
 
 def learn_of_length(model: Llama, seq: int) -> None:

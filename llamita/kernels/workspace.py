@@ -23,6 +23,7 @@ class _Workspace(threading.local):
     def __init__(self) -> None:
         self.buffers: dict[str, Tensor] = {}
         self.waiting: list[torch.UntypedStorage] = []
+        self.lent = 0  # how many may come back: what another thread lent would only gather here
 
     def take(self, smallest: int, largest: int) -> torch.UntypedStorage | None:
         """The least of what waits and has so many bytes, which then waits no longer."""
@@ -47,7 +48,7 @@ def scratch(name: str, *shape: int, like: Tensor, dtype: torch.dtype = BF16) -> 
     found = buffers.get(name)
     if found is None or len(found) < size:
         buffers.pop(name, None)  # before another is made: not both at once
-        found = buffers[name] = torch.empty(size, dtype=dtype)
+        found = buffers[name] = _empty(size, dtype)
     return found[:size].view(shape)
 
 
@@ -57,14 +58,18 @@ def lend(*shape: int, like: Tensor) -> Tensor:
     storage = own.take(size, 2 * size)
     if storage is None:
         own.take(size // 2, size)  # goes, since a larger one comes: so there are never more than were lent
-        storage = torch.empty(math.prod(shape), dtype=BF16).untyped_storage()
+        storage = _empty(math.prod(shape), BF16).untyped_storage()
+    own.lent += 1
     return torch.empty(0, dtype=BF16).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue]  (documented)
 
 
 def give_back(*tensors: Tensor) -> None:
     """Let the memory of tensors that were lent be lent again: nobody may read or write them any more."""
     for tensor in tensors:
-        _workspace_of(tensor).waiting.append(tensor.untyped_storage())
+        own = _workspace_of(tensor)
+        if own.lent:
+            own.lent -= 1
+            own.waiting.append(tensor.untyped_storage())
 
 
 def clear() -> None:
@@ -87,6 +92,12 @@ def imagining() -> Iterator[None]:
         yield
     finally:
         _imagined.buffers, _imagined.waiting = {}, []
+
+
+def _empty(size: int, dtype: torch.dtype) -> Tensor:
+    """Not one of inference mode, even there: nobody else could write into it."""
+    with torch.inference_mode(False):
+        return torch.empty(size, dtype=dtype)
 
 
 def _workspace_of(tensor: Tensor) -> _Workspace:
