@@ -103,7 +103,7 @@ def test_what_is_tried_is_what_computes():
     assert list(attention) == [128, 256]
     assert all(value > 0 for value in attention.values())
     assert list(head) == [(1 << 23) // 97]  # with few tokens there is one slice
-    assert list(blocks._try_head(dataclasses.replace(model, vocab_size=20_000), 20)) == [512, 1024]
+    assert list(blocks._try_head(dataclasses.replace(model, vocab_size=10_000), 20)) == [838, 1024]
 
 
 @pytest.mark.parametrize(("attention_block", "head_block"), [(32, 64), (7, 1), (1000, 100_000)])
