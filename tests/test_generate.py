@@ -80,6 +80,23 @@ def test_at_the_edges_of_the_draw_no_token_of_probability_zero_comes(temperature
     assert (chosen > 0).all()
 
 
+@pytest.mark.parametrize("top_k", [1, 3, 40, 99, 100, 1000])
+@pytest.mark.parametrize("levels", [2, 7, 10_000])
+def test_of_equally_likely_tokens_those_with_the_smaller_ids_are_kept(top_k, levels):
+    """With a few levels most tokens are as likely as others; a full sort in plain Python says which are kept."""
+    logits = torch.randint(levels, (5, 100), generator=torch.Generator().manual_seed(0)).float() / levels
+    for place in (0.0, 0.3137, 0.999999):
+        found = sample_logits(logits, temperature=1.0, top_k=top_k, uniform=torch.full((5,), place))
+        for row, token in zip(logits.double().softmax(-1).tolist(), found.tolist(), strict=True):
+            kept = sorted(range(100), key=lambda id, row=row: (-row[id], id))[:top_k]
+            wanted, total = place * sum(row[id] for id in kept), 0.0
+            for id in kept:
+                total += row[id]
+                if total > wanted:
+                    break
+            assert token == id
+
+
 def test_without_given_randomness_torchs_generator_draws_the_distribution():
     torch.manual_seed(0)
     logits = drawn_logits(1)

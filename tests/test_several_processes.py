@@ -234,6 +234,7 @@ def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*line, *words], capture_output=True, text=True, timeout=300)
 
 
+@SLOW
 def test_torchrun_does_what_world_size_does_bit_for_bit(text, tmp_path):
     assert ended(start(train_words(text, tmp_path / "own", **TWO), tmp_path)) == 0
     done = torchrun(*train_words(text, tmp_path / "torchrun", **{**TWO, "world_size": 0}))

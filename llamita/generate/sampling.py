@@ -23,9 +23,7 @@ def sample_logits(
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities, ids = torch.softmax(logits.double() / temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
-    if top_k > 0:
-        probabilities[:, top_k:] = 0.0
+    probabilities, ids = _likeliest(torch.softmax(logits.double() / temperature, dim=-1), top_k)
     before = probabilities.cumsum(dim=-1) - probabilities  # of all tokens likelier than this one
     probabilities[before >= top_p * probabilities.sum(dim=-1, keepdim=True)] = 0.0
     cumulated = probabilities.cumsum(dim=-1)
@@ -34,6 +32,18 @@ def sample_logits(
     # The smallest place whose cumulated probability exceeds the draw; never one of probability 0.
     place = torch.searchsorted(cumulated, (uniform.double() * cumulated[:, -1]).unsqueeze(-1), right=True)
     return ids.gather(-1, place.clamp(max=(probabilities > 0).sum(dim=-1, keepdim=True) - 1)).squeeze(-1)
+
+
+def _likeliest(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The k likeliest of (batch, vocab_size), or all for 0, in falling order, and their ids; of equals the smaller id."""
+    if 0 < top_k < probabilities.shape[-1]:
+        kept, ids = probabilities.topk(top_k, dim=-1)
+        if (probabilities >= kept[:, -1:]).sum() == kept.numel():  # no equals, of which `topk` would take any
+            ids = ids.sort(dim=-1).values
+            kept, order = probabilities.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+            return kept, ids.gather(-1, order)
+    kept, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+    return (kept[:, :top_k], ids[:, :top_k]) if top_k > 0 else (kept, ids)
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
