@@ -35,7 +35,7 @@ def sample_logits(
 
 
 def _likeliest(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The k likeliest of (batch, vocab_size), or all for 0, in falling order, and their ids; of equals the smaller id."""
+    """The k likeliest of (batch, vocab_size), or all for 0, falling, and their ids; of equals the smaller id first."""
     if 0 < top_k < probabilities.shape[-1]:
         kept, ids = probabilities.topk(top_k, dim=-1)
         if (probabilities >= kept[:, -1:]).sum() == kept.numel():  # no equals, of which `topk` would take any
