@@ -73,7 +73,7 @@ class _BlockedAttention(torch.autograd.Function):
         return d_q, d_k, d_v, None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, queries: int = QUERIES) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, queries: int) -> Tensor:
     """Fill `out`, which has the shape of q, with what attention makes of q, k, v -> l of each query, fp32.
 
     Here and in `attend_backward` all are bf16, of the shapes of `blocked_attention`, with the elements of a head
@@ -95,7 +95,7 @@ def attend_backward(
     logs: Tensor,
     grad: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
-    queries: int = QUERIES,
+    queries: int,
 ) -> None:
     """Fill `grads`, of q, k, v, from the gradient by what `attend` made of these, and the logs that it returned."""
     (q, k, v), (d_q, d_k, d_v) = inputs, grads

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.attention import QUERIES, attend, attend_backward
+from llamita.kernels.attention import attend, attend_backward
 from llamita.kernels.norm import normalize, normalize_backward
 from llamita.kernels.residual import add_to_residual, narrowed, narrowed_weights, spend, widened_product
 from llamita.kernels.rotation import Heads
@@ -25,7 +25,7 @@ from llamita.kernels.workspace import give_back, lend, scratch
 
 
 def attention_layer(
-    x: Tensor, norm: Tensor, eps: float, weights: tuple[Tensor, ...], heads: Heads, queries: int = QUERIES
+    x: Tensor, norm: Tensor, eps: float, weights: tuple[Tensor, ...], heads: Heads, queries: int
 ) -> Tensor:
     """x (batch, seq, hidden) fp32 -> x + attention(rms_norm(x)) of the same shape, fp32.
 

@@ -25,11 +25,11 @@ AT_ONCE = 4  # rows of logits
 ADDED_AT_ONCE = 1 << 14
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: int | None = None) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: int = 0) -> Tensor:
     """-Σ ln softmax(hidden @ weight.T)[target], in nats, fp32 (); targets below 0 are ignored.
 
     hidden (tokens, hidden) bf16, weight (vocab_size, hidden) fp32, targets (tokens,) int64. A slice has so many
-    `tokens`, or as `tokens_of_slice` says. Raises `IndexError` for a target outside of the vocabulary.
+    `tokens`, for 0 as many as `tokens_of_slice` says. Raises `IndexError` for a target outside of the vocabulary.
     """
     targets = targets.long().contiguous()
     require_within(targets, IGNORED, len(weight) - 1, "a target")

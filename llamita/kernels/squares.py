@@ -16,7 +16,7 @@ def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
 
     Each stretch is added up in fp32, and these sums in fp64, in their order: whichever thread made them.
     """
-    places = stretches([(tensor.data_ptr(),) for tensor in tensors], [tensor.numel() for tensor in tensors])
+    places = _places(tensors)
     sums = np.empty(len(places), dtype=np.float64)
     run(_squares, len(places), 1, places, sums)
     return torch.tensor(np.sqrt(sums.sum()), dtype=torch.float32)
@@ -24,8 +24,12 @@ def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def scale_together(tensors: Sequence[Tensor], factor: float) -> None:
     """Multiply all elements of fp32 tensors without gaps on the CPU, in their place."""
-    places = stretches([(tensor.data_ptr(),) for tensor in tensors], [tensor.numel() for tensor in tensors])
+    places = _places(tensors)
     run(_scale, len(places), 1, places, float(factor))
+
+
+def _places(tensors: Sequence[Tensor]) -> np.ndarray:
+    return stretches([(tensor.data_ptr(),) for tensor in tensors], [tensor.numel() for tensor in tensors])
 
 
 @exact_body

@@ -17,11 +17,11 @@ from llamita.train.joined_layers import join_layers
 Function = Callable[..., Tensor]
 
 
-def accelerate(model: Llama, attention_block: int | None = None, head_block: int | None = None) -> None:
+def accelerate(model: Llama, attention_block: int = 0, head_block: int = 0) -> None:
     """Let the parts of `model` compute with the kernels wherever they get bf16 numbers, as under autocast.
 
-    attention_block, head_block: how many queries, and how many tokens in the head, are computed at once; None leaves
-    it to the kernels.
+    attention_block, head_block: how many queries, and how many tokens in the head, are computed at once; 0 leaves it
+    to the kernels.
     """
     queries = attention_block or QUERIES
     join_layers(model, queries)
@@ -57,7 +57,7 @@ def _under_autocast(fast: Function, plain: Function) -> Function:
     return chosen
 
 
-def _in_slices(tokens: int | None) -> Function:
+def _in_slices(tokens: int) -> Function:
     @wraps(linear_cross_entropy)
     def sliced(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         return linear_cross_entropy(hidden, weight, targets, tokens)

@@ -86,7 +86,7 @@ class Hardware:
             if self.computes_natively:
                 from llamita.train.acceleration import accelerate  # not before: numba takes a while to import
 
-                accelerate(model, self.blocks.attention_block or None, self.blocks.head_block or None)
+                accelerate(model, self.blocks.attention_block, self.blocks.head_block)
         return model
 
     def wait(self) -> None:
