@@ -7,8 +7,11 @@ products have roundings in between, the whole tensor is held to those of a dozen
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
+
+from llamita.kernels.numbers import has_bf16_instructions
 
 BF16 = torch.bfloat16
 ROUNDING = 2**-8 * 1.001  # and a little for fp32
@@ -48,3 +51,5 @@ LAYOUTS = {
     "elements far apart": lambda x: x.mT.contiguous().mT,
     "every second": lambda x: x.repeat_interleave(2, 0).repeat_interleave(2, 2)[::2, :, ::2],
 }
+
+needs_bf16_instructions = pytest.mark.skipif(not has_bf16_instructions(), reason="the processor has no AVX512_BF16")

@@ -5,12 +5,24 @@ from functools import partial
 
 import pytest
 import torch
-from nearness import BF16, LAYOUTS, NEAR, ROUNDING, assert_rounded_once, distance, drawn, gradients, learned, wide
+from nearness import (
+    BF16,
+    LAYOUTS,
+    NEAR,
+    ROUNDING,
+    assert_rounded_once,
+    distance,
+    drawn,
+    gradients,
+    learned,
+    needs_bf16_instructions,
+    wide,
+)
 from torch import Tensor
 from torch.nn import functional
 
-from llamita.kernels import attention, cross_entropy
-from llamita.kernels.attention import QUERIES, blocked_attention
+from llamita.kernels import attention_in_blocks, attention_in_tiles, cross_entropy
+from llamita.kernels.attention import blocked_attention
 from llamita.kernels.cross_entropy import linear_cross_entropy
 
 # Attention
@@ -20,12 +32,14 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def assert_attends(
-    shape: tuple[int, int, int, int, int], layout: str = "positions first", size: float = 1.0, queries: int = QUERIES
-) -> None:
+BLOCKS, TILES = attention_in_blocks.QUERIES, 0
+"""Queries of a block: so many are multiplied by torch; fewer in tiles, where the processor can and head_dim allows."""
+
+
+def assert_attends(shape: tuple[int, int, int, int, int], queries: int, layout: str = "positions first") -> None:
     batch, heads, kv_heads, seq, head_dim = shape
     counts = enumerate((heads, kv_heads, kv_heads, heads))
-    q, k, v, grad = (LAYOUTS[layout](drawn(batch, count, seq, head_dim, seed=i) * size) for i, count in counts)
+    q, k, v, grad = (LAYOUTS[layout](drawn(batch, count, seq, head_dim, seed=i)) for i, count in counts)
     inputs = learned(q, k, v)
     found = gradients(partial(blocked_attention, queries=queries), inputs, grad)
     expected = gradients(plain_attention, tuple(wide(x) for x in inputs), grad)
@@ -39,6 +53,7 @@ def assert_attends(
         assert ((ours - theirs).abs() <= 4 * ROUNDING * theirs.abs().max()).all()
 
 
+@pytest.mark.parametrize("queries", [BLOCKS, TILES])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -52,49 +67,75 @@ def assert_attends(
         (1, 2, 2, 129, 72),
         (2, 6, 3, 200, 32),
         (1, 2, 1, 300, 20),
+        (1, 1, 1, 1, 16),
+        (1, 2, 2, 2, 16),
+        (3, 6, 2, 33, 48),
+        (1, 4, 4, 256, 16),
+        (2, 4, 2, 257, 80),
+        (1, 2, 1, 700, 112),
     ],
     ids=str,
 )
-def test_attention_is_that_of_torch(shape):
-    assert_attends(shape)
+def test_attention_is_that_of_torch(shape, queries):
+    assert_attends(shape, queries)
 
 
+@pytest.mark.parametrize("queries", [BLOCKS, TILES])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 4, 2, 130, 16), (1, 2, 2, 9, 24)], ids=str)
-def test_attention_takes_heads_wherever_they_lie_in_memory(shape, layout):
-    assert_attends(shape, layout)
+def test_attention_takes_heads_wherever_they_lie_in_memory(shape, layout, queries):
+    assert_attends(shape, queries, layout)
+
+
+@needs_bf16_instructions
+def test_few_queries_are_multiplied_in_tiles_and_many_by_torch(monkeypatch):
+    ways = []
+    for way in (attention_in_blocks, attention_in_tiles):
+        monkeypatch.setattr(way, "attend", lambda *_, way=way: ways.append(way))
+    for head_dim, queries in ((16, 0), (16, 64), (16, 65), (24, 0)):
+        blocked_attention(*(drawn(1, 2, 5, head_dim) for _ in "qkv"), queries)
+    assert ways == [attention_in_tiles, attention_in_tiles, attention_in_blocks, attention_in_blocks]
 
 
 @pytest.mark.parametrize(("queries", "scores"), [(16, 1 << 21), (16, 16 * 100 * 3), (128, 1), (7, 7 * 100 * 4), (1, 1)])
 def test_attention_is_the_same_in_blocks_of_any_size(monkeypatch, queries, scores):
-    monkeypatch.setattr(attention, "SCORES", scores)
-    assert_attends((2, 5, 5, 100, 16), queries=queries)
-    assert_attends((2, 6, 2, 100, 16), "contiguous", queries=queries)
+    monkeypatch.setattr(attention_in_blocks, "SCORES", scores)
+    assert_attends((2, 5, 5, 100, 24), queries)
+    assert_attends((2, 6, 2, 100, 24), queries, "contiguous")
 
 
+@pytest.mark.parametrize("queries", [1, 2, 7, 16, 63, 64])
+def test_attention_is_the_same_in_tiles_of_any_number_of_queries(queries):
+    assert_attends((2, 5, 5, 100, 16), queries)
+    assert_attends((1, 4, 2, 300, 48), queries, "contiguous")
+
+
+@pytest.mark.parametrize("queries", [BLOCKS, TILES])
 @pytest.mark.parametrize("shape", [(0, 2, 2, 5, 16), (2, 2, 1, 0, 16)], ids=str)
-def test_attention_of_nothing_is_nothing(shape):
+def test_attention_of_nothing_is_nothing(shape, queries):
     batch, heads, kv_heads, seq, head_dim = shape
     inputs = learned(*(drawn(batch, count, seq, head_dim) for count in (heads, kv_heads, kv_heads)))
-    out, *grads = gradients(blocked_attention, inputs, inputs[0])
+    out, *grads = gradients(partial(blocked_attention, queries=queries), inputs, inputs[0])
     assert out.shape == inputs[0].shape
     assert [grad.shape for grad in grads] == [x.shape for x in inputs]
 
 
-def test_attention_looks_at_nothing_behind_the_query():
+@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+def test_attention_looks_at_nothing_behind_the_query(queries):
     q, k, v = (drawn(1, 2, 200, 16, seed=seed) for seed in range(3))
-    before = blocked_attention(q, k, v)
+    before = blocked_attention(q, k, v, queries)
     k[:, :, 150:], v[:, :, 150:] = 100, -100
-    after = blocked_attention(q, k, v)
+    after = blocked_attention(q, k, v, queries)
     assert torch.equal(before[:, :, :150], after[:, :, :150])
     assert not torch.equal(before[:, :, 150:], after[:, :, 150:])
 
 
-def test_attention_that_is_sure_picks_one_value():
+@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+def test_attention_that_is_sure_picks_one_value(queries):
     """Scores of some thousands, as of a model that goes wrong: no infinity, no NaN, and the right key."""
-    keys = (torch.arange(128) + 1).view(1, 1, 128, 1) * torch.ones(8)
-    q, k, v = learned((keys.flip(2) * 0 + 100).to(BF16), keys.to(BF16), drawn(1, 1, 128, 8))
-    out = blocked_attention(q, k, v)
+    keys = (torch.arange(128) + 1).view(1, 1, 128, 1) * torch.ones(16)
+    q, k, v = learned((keys.flip(2) * 0 + 100).to(BF16), keys.to(BF16), drawn(1, 1, 128, 16))
+    out = blocked_attention(q, k, v, queries)
     torch.testing.assert_close(out, v)  # each query looks at itself: of its keys the largest
     out.sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in (q, k, v))
@@ -102,10 +143,11 @@ def test_attention_that_is_sure_picks_one_value():
 
 @pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", range(3))
-def test_attention_hands_on_what_is_no_number(bad, which):
-    inputs = [drawn(1, 2, 150, 16, seed=seed) for seed in range(3)]
+@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+def test_attention_hands_on_what_is_no_number(bad, which, queries):
+    inputs = [drawn(1, 2, 300, 16, seed=seed) for seed in range(3)]
     inputs[which][0, 1, 3, 5] = bad
-    out = blocked_attention(*inputs)
+    out = blocked_attention(*inputs, queries)
     seen = out[0, 1, 3] if which == 0 else out[0, 1, 3:]  # a query concerns its own row, key and value all behind
     if which == 1 and math.isinf(bad):
         assert not seen.isfinite().all()  # a score of -inf is but a key that nobody looks at

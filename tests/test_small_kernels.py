@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from llamita.kernels import norm, workers
 from llamita.kernels.adamw import adamw
 from llamita.kernels.attention import blocked_attention
+from llamita.kernels.attention_in_blocks import QUERIES
 from llamita.kernels.cross_entropy import linear_cross_entropy
 from llamita.kernels.flat import STRETCH, Row, Update, can_update
 from llamita.kernels.gate import gated_silu
@@ -315,9 +317,13 @@ def test_one_gradient_that_is_no_number_is_seen_in_the_joint_norm(bad, where):
 # Threads
 
 
-def attend() -> tuple[Tensor, ...]:
+def attend(queries: int = 0) -> tuple[Tensor, ...]:
     q, k, v, grad = (drawn(2, heads, 150, 16, seed=heads) for heads in (4, 2, 2, 4))
-    return gradients(blocked_attention, learned(q, k, v), grad)
+    return gradients(partial(blocked_attention, queries=queries), learned(q, k, v), grad)
+
+
+def attend_in_blocks() -> tuple[Tensor, ...]:
+    return attend(QUERIES)
 
 
 def score() -> tuple[Tensor, ...]:
@@ -358,7 +364,7 @@ def threads_as_before():
 
 
 @pytest.mark.usefixtures("threads_as_before")
-@pytest.mark.parametrize("compute", [attend, score, normalize, gate, turn, update, measure])
+@pytest.mark.parametrize("compute", [attend, attend_in_blocks, score, normalize, gate, turn, update, measure])
 def test_results_do_not_depend_on_the_number_of_threads_or_their_kind(monkeypatch, compute: Callable):
     torch.set_num_threads(1)
     expected = compute()

@@ -5,12 +5,13 @@ fp32, and round when they write. (After a change here, delete numba's cache: it 
 loops only.)
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import extending, njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 
 from llamita.kernels.workers import AT_ONCE, REWRITES, ROWS
 
@@ -20,7 +21,7 @@ helper: Any = njit(error_model="numpy", fastmath=set(REWRITES), no_cpython_wrapp
 F = np.float32
 
 
-def _pointer_to(kind: Any) -> Any:
+def pointer_to(kind: Any) -> Any:
     """A function (address) -> what lies there, as an array without an end."""
 
     @intrinsic
@@ -33,10 +34,11 @@ def _pointer_to(kind: Any) -> Any:
     return pointer
 
 
-bf16s = _pointer_to(types.uint16)
-fp32s = _pointer_to(types.float32)
-fp64s = _pointer_to(types.float64)
-int64s = _pointer_to(types.int64)
+bf16s = pointer_to(types.uint16)
+fp32s = pointer_to(types.float32)
+uint32s = pointer_to(types.uint32)
+fp64s = pointer_to(types.float64)
+int64s = pointer_to(types.int64)
 
 
 def _same_bits(given: Any, seen: Any) -> Any:
@@ -54,8 +56,8 @@ def _same_bits(given: Any, seen: Any) -> Any:
 
 fp64 = _same_bits(types.int64, types.float64)
 """The float that was handed over as an int64."""
-_fp32_of = _same_bits(types.uint32, types.float32)
-_bits_of = _same_bits(types.float32, types.uint32)
+fp32_of = _same_bits(types.uint32, types.float32)
+bits_of = _same_bits(types.float32, types.uint32)
 
 
 def _of_llvm(name: str) -> Any:
@@ -91,7 +93,7 @@ def copy_bf16s(_: Any, out: Any, write: Any, memory: Any, read: Any, count: Any)
 
 
 @intrinsic
-def _add_together(_: Any, place: Any, number: Any) -> Any:
+def add_together(_: Any, place: Any, number: Any) -> Any:
     """Add to an int64 that other threads add to as well -> what was there before."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -103,7 +105,7 @@ def _add_together(_: Any, place: Any, number: Any) -> Any:
 @helper
 def take_rows(table):
     """The first of the rows that this thread does next; past the last one when nothing is left."""
-    return _add_together(table, table[AT_ONCE])
+    return add_together(table, table[AT_ONCE])
 
 
 @helper
@@ -115,17 +117,49 @@ def end_of(table, first):
 @helper
 def load(memory, i):
     """The bf16 number at place `i`, as fp32."""
-    return _fp32_of(np.uint32(memory[i]) << np.uint32(16))
+    return fp32_of(np.uint32(memory[i]) << np.uint32(16))
+
+
+@cache
+def has_bf16_instructions() -> bool:
+    """Whether the processor rounds to bf16 and multiplies it (AVX512_BF16), and numba compiles for just this one."""
+    settings: Any = config
+    compiles_for_another = settings.CPU_NAME or settings.CPU_FEATURES
+    return not compiles_for_another and bool(binding.get_host_cpu_features().get("avx512bf16"))
+
+
+class BFloat(ir.Type):
+    """bf16, which LLVM knows and llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+@intrinsic
+def _narrow_by_instruction(_: Any, number: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(arguments[0], BFloat()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+@helper
+def _narrow_by_hand(number):
+    bits = bits_of(number)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+narrow = _narrow_by_instruction if has_bf16_instructions() else _narrow_by_hand
+"""fp32 -> the bits of the nearest bf16 number, of two equally near ones the even one.
+
+NaN stays NaN where it was computed here, or of bf16 numbers; see `store_any`.
+"""
 
 
 @helper
 def store(memory, i, number):
-    """Write an fp32 number as bf16, rounded to the nearest, of two equally near ones to the even.
-
-    NaN stays NaN where it was computed here, or of bf16 numbers; see `store_any`.
-    """
-    bits = _bits_of(number)
-    memory[i] = np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    """Write an fp32 number as bf16, rounded as `narrow` does."""
+    memory[i] = narrow(number)
 
 
 @helper
@@ -148,7 +182,7 @@ def order(memory, i):
 def in_order(place):
     """The fp32 number that has this place in the `order`."""
     bits = place ^ ((place >> np.int32(15)) & np.int32(0x7FFF))
-    return _fp32_of(np.uint32(bits) << np.uint32(16))
+    return fp32_of(np.uint32(bits) << np.uint32(16))
 
 
 @helper
@@ -170,5 +204,5 @@ def exp(x):
     power = power * f + F(2.40226507e-1)
     power = power * f + F(6.93147181e-1)
     power = power * f + F(1.0)
-    result = power * _fp32_of(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
+    result = power * fp32_of(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
     return F(0.0) if x < F(-87.0) else result

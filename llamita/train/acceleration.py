@@ -6,7 +6,7 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from llamita.kernels.attention import QUERIES, blocked_attention
+from llamita.kernels.attention import blocked_attention
 from llamita.kernels.cross_entropy import linear_cross_entropy
 from llamita.kernels.gate import gated_silu
 from llamita.kernels.norm import rms_norm
@@ -23,12 +23,11 @@ def accelerate(model: Llama, attention_block: int = 0, head_block: int = 0) -> N
     attention_block, head_block: how many queries, and how many tokens in the head, are computed at once; 0 leaves it
     to the kernels.
     """
-    queries = attention_block or QUERIES
-    join_layers(model, queries)
+    join_layers(model, attention_block)
     pre_norm = model.config.norm_position == "pre"  # a post-norm makes the residual stream itself, which stays in fp32
     for module in model.modules():
         if isinstance(module, Attention):
-            module.kernel = _without_mask(module.kernel, queries)
+            module.kernel = _without_mask(module.kernel, attention_block)
         elif isinstance(module, RMSNorm) and pre_norm:
             module.kernel = _under_autocast(rms_norm, module.kernel)
         elif isinstance(module, SwiGLU):

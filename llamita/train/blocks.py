@@ -56,12 +56,11 @@ def _forget_trials() -> None:
 
 
 def _try_attention(model: ModelConfig, rows: int) -> dict[int, float]:
-    from llamita.kernels.attention import QUERIES, blocked_attention
+    from llamita.kernels.attention import blocked_attention, sizes_of_blocks
 
     counts = model.num_heads, model.num_kv_heads, model.num_kv_heads
     q, k, v = (_drawn(rows, count, model.max_seq_len, model.head_dim) for count in counts)
-    sizes = [QUERIES, 2 * QUERIES] if model.max_seq_len > QUERIES else [QUERIES]
-    return _seconds(sizes, lambda size: blocked_attention(q, k, v, size))
+    return _seconds(sizes_of_blocks(q, k, v), lambda size: blocked_attention(q, k, v, size))
 
 
 def _try_head(model: ModelConfig, rows: int) -> dict[int, float]:

@@ -1,0 +1,405 @@
+"""Causal attention, as matrix products of the processor's own instructions on scores that never leave its near caches.
+
+Some queries meet some keys at a time, and what they made of the keys before is scaled down when a larger score comes
+along (FlashAttention; Dao et al., 2022). With m the largest score so far, and s = 1 / sqrt(head_dim):
+
+    m' = max(m, s · S),   P = exp(s · S - m'),   Σ' = exp(m - m') · Σ + ΣP,   O' = exp(m - m') · O + P V
+
+O / Σ is the result, and l = m + ln Σ is kept. Backward, P comes out of l, and ΣP ∘ dP of a query is that of O ∘ dO:
+
+    P = exp(s · S - l),   dV += Pᵀ dO,   dS = s · P ∘ (dO Vᵀ - ΣO ∘ dO),   dQ += dS K,   dK += dSᵀ Q
+
+A thread computes a head of keys and values with all query heads that share it. Products are of bf16, everything else
+is fp32. In a table, distances are counted in elements; of what a thread has for itself, in bytes.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamita.kernels.numbers import (
+    F,
+    add_together,
+    bf16s,
+    bits_of,
+    exp,
+    fp32_of,
+    fp32s,
+    fp64,
+    has_bf16_instructions,
+    helper,
+    int64s,
+    load,
+    log,
+    narrow,
+    store,
+    take_rows,
+    uint32s,
+)
+from llamita.kernels.tiles import LANES, WIDTH, multiply, pack_columns, pack_rows
+from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.workspace import scratch
+
+QUERIES = 32  # of a block, where nobody says how many
+SIZES = QUERIES, 2 * QUERIES
+KEYS = 256  # that a block of queries meets at a time
+AT_ONCE = 64  # scores of a row: four vectors, which is as the compiler unrolls its loops
+FP32, BF16 = 4, 2  # bytes
+
+CALL, LOGS, ROOM, TENSORS = FIRST_ARGUMENT, FIRST_ARGUMENT + 6, FIRST_ARGUMENT + 7, FIRST_ARGUMENT + 24
+"""Where in a table these begin: the sizes of the call; what was kept; memory of each thread and its pieces; tensors."""
+Q, K, V, OUT, GRAD, D_Q, D_K, D_V = range(TENSORS, TENSORS + 32, 4)
+"""Of each tensor there are the address and three distances: of sequences, heads and positions."""
+KEYS_PACKED, VALUES_PACKED, SCORES, CHANCES, RESULTS, LARGEST, SUMS = range(7)
+"""The pieces of a thread's memory; forward."""
+KEY_COLUMNS, VALUE_COLUMNS, KEY_ROWS, SUMS_OF_KEYS, SUMS_OF_VALUES, QUERY_ROWS, GRAD_ROWS, MEANS = range(8)
+CHANCES_BACK, SLOPES, PAIRS_OF_CHANCES, PAIRS_OF_SLOPES, ROWS_OF_SLOPES, SUMS_OF_QUERIES = range(8, 14)
+"""Backward."""
+
+
+def fits(tensors: tuple[Tensor, ...], queries: int) -> bool:
+    """Whether a call with these tensors, of which the first is q, is for the tiles."""
+    in_pairs = tensors[0].shape[3] % LANES == 0 and not any(stride % 2 for x in tensors for stride in x.stride()[:3])
+    return has_bf16_instructions() and queries <= max(SIZES) and in_pairs
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, logs: Tensor, queries: int) -> None:
+    """Fill `out` and `logs`, as `attention.attend` does."""
+    size, padded, block = q.shape[3], _up_to(q.shape[2], WIDTH), _block(queries)
+    of_block = block * KEYS * FP32, block * KEYS * BF16, block * size * FP32, block * FP32, block * FP32
+    _run(_attend, (q, k, v, out), logs, block, (padded * size * BF16, padded * size * BF16, *of_block))
+
+
+def attend_backward(
+    inputs: tuple[Tensor, Tensor, Tensor],
+    out: Tensor,
+    logs: Tensor,
+    grad: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+    queries: int,
+) -> None:
+    """Fill `grads`, as `attention.attend_backward` does."""
+    size, padded, block = out.shape[3], _up_to(out.shape[2], WIDTH), _block(queries)
+    of_head = [padded * size * BF16] * 3 + [padded * size * FP32] * 2
+    of_queries = [block * size * BF16] * 2 + [block * FP32]
+    of_scores = [block * KEYS * FP32] * 2 + [block * KEYS * BF16] * 3 + [block * size * FP32]
+    _run(_attend_backward, (*inputs, out, grad, *grads), logs, block, (*of_head, *of_queries, *of_scores))
+
+
+def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, block: int, room: tuple[int, ...]) -> None:
+    """`room`: bytes of the pieces of memory that each thread has for itself."""
+    q, k = tensors[:2]
+    begins = [sum(room[:which]) for which in range(len(room))]
+    memory = scratch("tiles", torch.get_num_threads() * sum(room), like=q, dtype=torch.uint8)
+    taken = torch.zeros(1, dtype=torch.int64)
+    sizes = k.shape[1], q.shape[1] // k.shape[1], q.shape[2], q.shape[3], block, 1 / math.sqrt(q.shape[3])
+    pieces = memory, sum(room), taken, *begins, *[0] * (TENSORS - ROOM - 3 - len(begins))
+    places = [number for x in tensors for number in (x, *x.stride()[:3])]
+    run(body, k.shape[0] * k.shape[1], 1, *sizes, logs, *pieces, *places)
+
+
+def _block(queries: int) -> int:
+    return _up_to(queries or QUERIES, 2)
+
+
+def _up_to(number: int, unit: int) -> int:
+    """The next multiple."""
+    return -(-number // unit) * unit
+
+
+@helper
+def _take_room(table):
+    """The address of the memory that this thread has for itself."""
+    return table[ROOM] + table[ROOM + 1] * add_together(int64s(table[ROOM + 2]), 1)
+
+
+@helper
+def _piece(table, own, which):
+    """The address of a piece of it."""
+    return own + table[ROOM + 3 + which]
+
+
+@helper
+def _sizes(table):
+    """-> heads of keys, query heads that share one, positions, head_dim, queries of a block."""
+    return table[CALL], table[CALL + 1], table[CALL + 2], table[CALL + 3], table[CALL + 4]
+
+
+@helper
+def _scale(table):
+    return F(fp64(table[CALL + 5]))
+
+
+@helper
+def _vector(table, tensor, batch, head, place):
+    """The address of a vector."""
+    return table[tensor] + BF16 * (batch * table[tensor + 1] + head * table[tensor + 2] + place * table[tensor + 3])
+
+
+@helper
+def _step(table, tensor):
+    """The distance of two positions."""
+    return table[tensor + 3]
+
+
+@helper
+def _logs(table, batch, head, start):
+    """l of the queries from `start` on."""
+    heads, groups, seq, _, _ = _sizes(table)
+    return fp32s(table[LOGS] + FP32 * ((batch * heads * groups + head) * seq + start))
+
+
+@helper
+def _fill(memory, begin, end, value):
+    for i in range(begin, end):
+        memory[i] = value
+
+
+@helper
+def _hide(numbers, begin, seen, value):
+    """Let the numbers behind those seen be `value`, as far as vectors reach that begin with a seen one -> how far."""
+    reach = (seen + AT_ONCE - 1) // AT_ONCE * AT_ONCE
+    _fill(numbers, begin + seen, begin + reach, value)
+    return reach
+
+
+@helper
+def _widen(seen):
+    """Keys whose scores are computed: a multiple of what is packed together."""
+    return (seen + WIDTH - 1) // WIDTH * WIDTH
+
+
+@Body
+def _attend(table):
+    heads, groups, seq, size, block = _sizes(table)
+    own = _take_room(table)
+    task = take_rows(table)
+    while task < table[ROWS]:
+        batch, shared = task // heads, task % heads
+        keys, values = _vector(table, K, batch, shared, 0), _vector(table, V, batch, shared, 0)
+        pack_columns(_piece(table, own, KEYS_PACKED), keys, _step(table, K), seq, size)
+        pack_rows(_piece(table, own, VALUES_PACKED), values, _step(table, V), seq, size)
+        for head in range(shared * groups, (shared + 1) * groups):
+            for start in range(0, seq, block):
+                rows = min(block, seq - start)
+                queries = _vector(table, Q, batch, head, start)
+                for key in range(0, start + rows, KEYS):
+                    _meet(table, own, queries, rows, start, key)
+                _finish(table, own, batch, head, start, rows)
+        task = take_rows(table)
+
+
+@helper
+def _meet(table, own, queries, rows, start, key):
+    """Let some queries meet the keys from `key` on."""
+    _, _, seq, size, _ = _sizes(table)
+    seen, half = min(KEYS, start + rows - key), size // 2
+    scores, chances, results = _piece(table, own, SCORES), _piece(table, own, CHANCES), _piece(table, own, RESULTS)
+    keys, values = _piece(table, own, KEYS_PACKED) + FP32 * key * half, _piece(table, own, VALUES_PACKED)
+    multiply(scores, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, _widen(seen), half, False)
+    _soften(table, own, rows, start + 1 - key, _widen(seen), key == 0)
+    steps, all_steps = (seen + 1) // 2, (seq + 1) // 2
+    multiply(results, size, chances, KEYS // 2, 1, values, all_steps, key // 2, rows, size, steps, key > 0)
+
+
+@helper
+def _soften(table, own, rows, first_seen, width, is_first):
+    """S -> P for the next keys, of which the first query sees `first_seen`; m, Σ and O change with them."""
+    size, scale = table[CALL + 3], _scale(table)
+    scores, chances = fp32s(_piece(table, own, SCORES)), bf16s(_piece(table, own, CHANCES))
+    largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
+    results = fp32s(_piece(table, own, RESULTS))
+    for row in range(rows):
+        seen, begin, reach = min(first_seen + row, width), row * KEYS, 0
+        if seen > 0:
+            reach = _hide(scores, begin, seen, F(-np.inf))
+            highest, before = _largest(scores, begin, reach) * scale, F(0.0)
+            if not is_first:
+                highest = largest[row] if highest < largest[row] else highest
+                before = _scale_down(results, row * size, size, exp(largest[row] - highest), sums[row])
+            largest[row], sums[row] = highest, before + _soften_row(scores, chances, begin, reach, scale, highest)
+        _fill(chances, begin + reach, begin + width, np.uint16(0))
+
+
+@helper
+def _largest(scores, begin, count):
+    """The largest of some fp32 numbers; NaN where one is. An order of integers becomes vectors, that of floats not."""
+    highest = _order(scores, begin)
+    for i in range(begin, begin + count):
+        highest = max(highest, _order(scores, i))
+    return fp32_of(np.uint32(highest ^ ((highest >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+
+
+@helper
+def _order(scores, i):
+    """An integer that grows as the number at place `i` does."""
+    bits = np.int32(bits_of(scores[i]))
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@helper
+def _scale_down(results, begin, size, factor, total):
+    """-> the sum that belongs to these results, scaled down as they are."""
+    for i in range(begin, begin + size):
+        results[i] *= factor
+    return total * factor
+
+
+@helper
+def _soften_row(scores, chances, begin, count, scale, highest):
+    """-> ΣP."""
+    total = F(0.0)
+    for i in range(begin, begin + count):
+        chance = exp(scores[i] * scale - highest)
+        total += chance
+        store(chances, i, chance)
+    return total
+
+
+@helper
+def _finish(table, own, batch, head, start, rows):
+    """O / Σ and l."""
+    size, step = table[CALL + 3], _step(table, OUT)
+    out, logs = bf16s(_vector(table, OUT, batch, head, start)), _logs(table, batch, head, start)
+    largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
+    results = fp32s(_piece(table, own, RESULTS))
+    for row in range(rows):
+        factor = F(1.0) / sums[row]
+        for i in range(size):
+            store(out, row * step + i, results[row * size + i] * factor)
+        logs[row] = largest[row] + log(sums[row])
+
+
+@Body
+def _attend_backward(table):
+    heads, groups, seq, size, block = _sizes(table)
+    own = _take_room(table)
+    of_keys, of_values = _piece(table, own, SUMS_OF_KEYS), _piece(table, own, SUMS_OF_VALUES)
+    task = take_rows(table)
+    while task < table[ROWS]:
+        batch, shared = task // heads, task % heads
+        _pack_head(table, own, batch, shared)
+        _fill(fp32s(of_keys), 0, _widen(seq) * size, F(0.0))
+        _fill(fp32s(of_values), 0, _widen(seq) * size, F(0.0))
+        for head in range(shared * groups, (shared + 1) * groups):
+            for start in range(0, seq, block):
+                rows = min(block, seq - start)
+                _pack_queries(table, own, batch, head, start, rows)
+                for key in range(0, start + rows, KEYS):
+                    _meet_backward(table, own, batch, head, start, rows, key)
+                _write(_piece(table, own, SUMS_OF_QUERIES), table, D_Q, batch, head, start, rows)
+        _write(of_keys, table, D_K, batch, shared, 0, seq)
+        _write(of_values, table, D_V, batch, shared, 0, seq)
+        task = take_rows(table)
+
+
+@helper
+def _pack_head(table, own, batch, shared):
+    _, _, seq, size, _ = _sizes(table)
+    keys, values = _vector(table, K, batch, shared, 0), _vector(table, V, batch, shared, 0)
+    pack_columns(_piece(table, own, KEY_COLUMNS), keys, _step(table, K), seq, size)
+    pack_columns(_piece(table, own, VALUE_COLUMNS), values, _step(table, V), seq, size)
+    pack_rows(_piece(table, own, KEY_ROWS), keys, _step(table, K), seq, size)
+
+
+@helper
+def _pack_queries(table, own, batch, head, start, rows):
+    """Also ΣO ∘ dO of each query."""
+    size, grad_step, out_step = table[CALL + 3], _step(table, GRAD), _step(table, OUT)
+    grad, out = _vector(table, GRAD, batch, head, start), _vector(table, OUT, batch, head, start)
+    pack_rows(_piece(table, own, QUERY_ROWS), _vector(table, Q, batch, head, start), _step(table, Q), rows, size)
+    pack_rows(_piece(table, own, GRAD_ROWS), grad, grad_step, rows, size)
+    means = fp32s(_piece(table, own, MEANS))
+    for row in range(rows):
+        mean = F(0.0)
+        for i in range(size):
+            mean += load(bf16s(grad), row * grad_step + i) * load(bf16s(out), row * out_step + i)
+        means[row] = mean
+
+
+@helper
+def _meet_backward(table, own, batch, head, start, rows, key):
+    """What some queries and the keys from `key` on add to their gradients."""
+    _, _, seq, size, _ = _sizes(table)
+    seen, half, steps = min(KEYS, start + rows - key), size // 2, (rows + 1) // 2
+    width, here = _widen(seen), FP32 * key * half
+    queries, grads = _vector(table, Q, batch, head, start), _vector(table, GRAD, batch, head, start)
+    chances, keys = _piece(table, own, CHANCES_BACK), _piece(table, own, KEY_COLUMNS) + here
+    multiply(chances, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, width, half, False)
+    slopes, values = _piece(table, own, SLOPES), _piece(table, own, VALUE_COLUMNS) + here
+    multiply(slopes, KEYS, grads, _step(table, GRAD) // 2, 1, values, half, 0, rows, width, half, False)
+    meets_all = key == 0 and start + rows <= KEYS
+    _descend(table, own, _logs(table, batch, head, start), rows, start + 1 - key, width, meets_all)
+    of_values, pairs = _piece(table, own, SUMS_OF_VALUES) + FP32 * key * size, _piece(table, own, PAIRS_OF_CHANCES)
+    multiply(of_values, size, pairs, 1, KEYS, _piece(table, own, GRAD_ROWS), steps, 0, width, size, steps, True)
+    of_keys, pairs = _piece(table, own, SUMS_OF_KEYS) + FP32 * key * size, _piece(table, own, PAIRS_OF_SLOPES)
+    multiply(of_keys, size, pairs, 1, KEYS, _piece(table, own, QUERY_ROWS), steps, 0, width, size, steps, True)
+    of_queries, lines, keys = (
+        _piece(table, own, SUMS_OF_QUERIES),
+        _piece(table, own, ROWS_OF_SLOPES),
+        _piece(table, own, KEY_ROWS),
+    )
+    multiply(
+        of_queries, size, lines, KEYS // 2, 1, keys, (seq + 1) // 2, key // 2, rows, size, (seen + 1) // 2, key > 0
+    )
+
+
+@helper
+def _descend(table, own, logs, rows, first_seen, width, meets_all):
+    """S -> P and dP -> dS, as pairs of rows; dS as rows, too."""
+    scale, means = _scale(table), fp32s(_piece(table, own, MEANS))
+    chances, slopes = fp32s(_piece(table, own, CHANCES_BACK)), fp32s(_piece(table, own, SLOPES))
+    lines = bf16s(_piece(table, own, ROWS_OF_SLOPES))
+    for row in range(rows):
+        seen, begin = max(0, min(first_seen + row, width)), row * KEYS
+        reach = _hide(slopes, begin, seen, F(0.0))
+        _hide(chances, begin, seen, F(-np.inf))
+        mean = _recall_row(chances, slopes, begin, reach, scale, logs[row])
+        _descend_row(chances, slopes, lines, begin, reach, scale, mean if meets_all else means[row])
+        _fill(chances, begin + reach, begin + width, F(0.0))
+        _fill(slopes, begin + reach, begin + width, F(0.0))
+        _fill(lines, begin + reach, begin + width, np.uint16(0))
+    _pair_up(uint32s(_piece(table, own, PAIRS_OF_CHANCES)), chances, rows, width)
+    _pair_up(uint32s(_piece(table, own, PAIRS_OF_SLOPES)), slopes, rows, width)
+
+
+@helper
+def _recall_row(chances, slopes, begin, count, scale, log_sum):
+    """S -> P of one query -> ΣP ∘ dP of these keys: where they are all keys, it is more exact than O, which is bf16."""
+    mean = F(0.0)
+    for i in range(begin, begin + count):
+        chance = exp(chances[i] * scale - log_sum)
+        chances[i] = chance
+        mean += chance * slopes[i]
+    return mean
+
+
+@helper
+def _descend_row(chances, slopes, lines, begin, count, scale, mean):
+    for i in range(begin, begin + count):
+        slope = chances[i] * (slopes[i] - mean) * scale
+        slopes[i] = slope
+        store(lines, i, slope)
+
+
+@helper
+def _pair_up(pairs, numbers, rows, width):
+    """fp32 -> bf16, each row with the next one; a last row without another gets one of zeros."""
+    if rows % 2:
+        _fill(numbers, rows * KEYS, rows * KEYS + width, F(0.0))
+    for step in range((rows + 1) // 2):
+        one, other = 2 * step * KEYS, (2 * step + 1) * KEYS
+        for i in range(width):
+            upper, lower = np.uint32(narrow(numbers[one + i])), np.uint32(narrow(numbers[other + i]))
+            pairs[step * KEYS + i] = upper | (lower << np.uint32(16))
+
+
+@helper
+def _write(sums, table, tensor, batch, head, start, rows):
+    size, step = table[CALL + 3], _step(table, tensor)
+    out, numbers = bf16s(_vector(table, tensor, batch, head, start)), fp32s(sums)
+    for row in range(rows):
+        for i in range(size):
+            store(out, row * step + i, numbers[row * size + i])
