@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import has_bf16_instructions
+from llamita.kernels.tiles import has_bf16_products
 
 BF16 = torch.bfloat16
 ROUNDING = 2**-8 * 1.001  # and a little for fp32
@@ -52,4 +52,4 @@ LAYOUTS = {
     "every second": lambda x: x.repeat_interleave(2, 0).repeat_interleave(2, 2)[::2, :, ::2],
 }
 
-needs_bf16_instructions = pytest.mark.skipif(not has_bf16_instructions(), reason="the processor has no AVX512_BF16")
+needs_bf16_products = pytest.mark.skipif(not has_bf16_products(), reason="the processor has no AVX512_BF16")

@@ -15,7 +15,7 @@ from nearness import (
     drawn,
     gradients,
     learned,
-    needs_bf16_instructions,
+    needs_bf16_products,
     wide,
 )
 from torch import Tensor
@@ -87,7 +87,7 @@ def test_attention_takes_heads_wherever_they_lie_in_memory(shape, layout, querie
     assert_attends(shape, queries, layout)
 
 
-@needs_bf16_instructions
+@needs_bf16_products
 def test_few_queries_are_multiplied_in_tiles_and_many_by_torch(monkeypatch):
     ways = []
     for way in (attention_in_blocks, attention_in_tiles):

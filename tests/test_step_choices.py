@@ -12,7 +12,7 @@ from runs import command, last_checkpoint, refusal, rows, train_words
 from runs import text as text
 
 from llamita.config import ExecutionConfig, RunConfig, replace
-from llamita.kernels.numbers import has_bf16_instructions
+from llamita.kernels.tiles import has_bf16_products
 from llamita.model import Llama, ModelConfig
 from llamita.train import RunDirectory, blocks, compiling, fit, hardware, room
 from llamita.train.compiling import Compiled, choose_compile
@@ -101,7 +101,7 @@ def test_what_is_tried_is_what_computes():
     """On real kernels: the blocks in question, forward and backward, in seconds."""
     model = ModelConfig(vocab_size=97, hidden_size=64, num_layers=1, num_heads=4, num_kv_heads=2, max_seq_len=160)
     attention, head = blocks._try_attention(model, 2), blocks._try_head(model, 20)
-    assert list(attention) == ([32, 64, 128, 256] if has_bf16_instructions() else [128, 256])
+    assert list(attention) == ([32, 64, 128, 256] if has_bf16_products() else [128, 256])
     assert all(value > 0 for value in attention.values())
     assert list(head) == [(1 << 23) // 97]  # with few tokens there is one slice
     assert list(blocks._try_head(dataclasses.replace(model, vocab_size=10_000), 20)) == [838, 1024]

@@ -28,7 +28,6 @@ from llamita.kernels.numbers import (
     fp32_of,
     fp32s,
     fp64,
-    has_bf16_instructions,
     helper,
     int64s,
     load,
@@ -38,7 +37,7 @@ from llamita.kernels.numbers import (
     take_rows,
     uint32s,
 )
-from llamita.kernels.tiles import LANES, WIDTH, multiply, pack_columns, pack_rows
+from llamita.kernels.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows
 from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
 from llamita.kernels.workspace import scratch
 
@@ -62,7 +61,7 @@ CHANCES_BACK, SLOPES, PAIRS_OF_CHANCES, PAIRS_OF_SLOPES, ROWS_OF_SLOPES, SUMS_OF
 def fits(tensors: tuple[Tensor, ...], queries: int) -> bool:
     """Whether a call with these tensors, of which the first is q, is for the tiles."""
     in_pairs = tensors[0].shape[3] % LANES == 0 and not any(stride % 2 for x in tensors for stride in x.stride()[:3])
-    return has_bf16_instructions() and queries <= max(SIZES) and in_pairs
+    return has_bf16_products() and queries <= max(SIZES) and in_pairs
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, logs: Tensor, queries: int) -> None:

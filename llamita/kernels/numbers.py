@@ -5,13 +5,12 @@ fp32, and round when they write. (After a change here, delete numba's cache: it 
 loops only.)
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import extending, njit, types
-from numba.core import cgutils, config
+from numba.core import cgutils
 
 from llamita.kernels.workers import AT_ONCE, REWRITES, ROWS
 
@@ -120,40 +119,15 @@ def load(memory, i):
     return fp32_of(np.uint32(memory[i]) << np.uint32(16))
 
 
-@cache
-def has_bf16_instructions() -> bool:
-    """Whether the processor rounds to bf16 and multiplies it (AVX512_BF16), and numba compiles for just this one."""
-    settings: Any = config
-    compiles_for_another = settings.CPU_NAME or settings.CPU_FEATURES
-    return not compiles_for_another and bool(binding.get_host_cpu_features().get("avx512bf16"))
-
-
-class BFloat(ir.Type):
-    """bf16, which LLVM knows and llvmlite has no name for."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-
-@intrinsic
-def _narrow_by_instruction(_: Any, number: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], BFloat()), ir.IntType(16))
-
-    return types.uint16(types.float32), generate
-
-
 @helper
-def _narrow_by_hand(number):
+def narrow(number):
+    """fp32 -> the bits of the nearest bf16 number, of two equally near ones the even one.
+
+    NaN stays NaN where it was computed here, or of bf16 numbers; see `store_any`. (The processor's own instruction for
+    this does not pay: the compiler makes slower loops around it.)
+    """
     bits = bits_of(number)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-
-narrow = _narrow_by_instruction if has_bf16_instructions() else _narrow_by_hand
-"""fp32 -> the bits of the nearest bf16 number, of two equally near ones the even one.
-
-NaN stays NaN where it was computed here, or of bf16 numbers; see `store_any`.
-"""
 
 
 @helper

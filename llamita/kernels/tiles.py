@@ -15,21 +15,37 @@ A tile of C, 8 rows of 32 columns, stays in registers during the whole sum, and 
 nearest cache while rows go by: that makes products fast (Goto and van de Geijn, 2008).
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 
-from llamita.kernels.numbers import BFloat, bf16s, helper, intrinsic, uint32s
+from llamita.kernels.numbers import bf16s, helper, intrinsic, uint32s
 
 ROWS_OF_TILE, WIDTH, LANES = 8, 32, 16
 _BYTES = 4
 
 
+@cache
+def has_bf16_products() -> bool:
+    """Whether the processor multiplies bf16 (AVX512_BF16), and numba compiles for just this one."""
+    settings: Any = config
+    compiles_for_another = settings.CPU_NAME or settings.CPU_FEATURES
+    return not compiles_for_another and bool(binding.get_host_cpu_features().get("avx512bf16"))
+
+
+class _BFloat(ir.Type):
+    """bf16, which LLVM knows and llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
 _FLOATS, _PAIRS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
-_HALVES = ir.VectorType(BFloat(), 2 * LANES)
+_HALVES = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 def _tile_product(rows: int, vectors: int) -> Any:
