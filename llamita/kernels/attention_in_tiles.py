@@ -47,15 +47,14 @@ KEYS = 256  # that a block of queries meets at a time
 AT_ONCE = 64  # scores of a row: four vectors, which is as the compiler unrolls its loops
 FP32, BF16 = 4, 2  # bytes
 
-CALL, LOGS, ROOM, TENSORS = FIRST_ARGUMENT, FIRST_ARGUMENT + 6, FIRST_ARGUMENT + 7, FIRST_ARGUMENT + 24
-"""Where in a table these begin: the sizes of the call; what was kept; memory of each thread and its pieces; tensors."""
+CALL, LOGS, ROOM, PIECES, TENSORS = (FIRST_ARGUMENT + place for place in (0, 6, 7, 10, 26))
+"""Where in a table these begin: sizes of the call, what is kept, memory of all threads, its pieces for one, tensors."""
 Q, K, V, OUT, GRAD, D_Q, D_K, D_V = range(TENSORS, TENSORS + 32, 4)
 """Of each tensor there are the address and three distances: of sequences, heads and positions."""
-KEYS_PACKED, VALUES_PACKED, SCORES, CHANCES, RESULTS, LARGEST, SUMS = range(7)
-"""The pieces of a thread's memory; forward."""
-KEY_COLUMNS, VALUE_COLUMNS, KEY_ROWS, SUMS_OF_KEYS, SUMS_OF_VALUES, QUERY_ROWS, GRAD_ROWS, MEANS = range(8)
-CHANCES_BACK, SLOPES, PAIRS_OF_CHANCES, PAIRS_OF_SLOPES, ROWS_OF_SLOPES, SUMS_OF_QUERIES = range(8, 14)
-"""Backward."""
+KEY_COLUMNS, VALUE_COLUMNS, KEY_ROWS, VALUE_ROWS, QUERY_ROWS, GRAD_ROWS = range(PIECES, PIECES + 6)  # packed
+OF_KEYS, OF_VALUES, OF_QUERIES, SCORES, SLOPES = range(PIECES + 6, PIECES + 11)  # sums of products, fp32
+CHANCES, LINES_OF_SLOPES, PAIRS_OF_SLOPES, LARGEST, SUMS = range(PIECES + 11, PIECES + 16)
+"""Where each piece begins in a thread's memory."""
 
 
 def fits(tensors: tuple[Tensor, ...], queries: int) -> bool:
@@ -66,9 +65,7 @@ def fits(tensors: tuple[Tensor, ...], queries: int) -> bool:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, logs: Tensor, queries: int) -> None:
     """Fill `out` and `logs`, as `attention.attend` does."""
-    size, padded, block = q.shape[3], _up_to(q.shape[2], WIDTH), _block(queries)
-    of_block = block * KEYS * FP32, block * KEYS * BF16, block * size * FP32, block * FP32, block * FP32
-    _run(_attend, (q, k, v, out), logs, block, (padded * size * BF16, padded * size * BF16, *of_block))
+    _run(_attend, (q, k, v, out), logs, queries)
 
 
 def attend_backward(
@@ -80,27 +77,26 @@ def attend_backward(
     queries: int,
 ) -> None:
     """Fill `grads`, as `attention.attend_backward` does."""
-    size, padded, block = out.shape[3], _up_to(out.shape[2], WIDTH), _block(queries)
-    of_head = [padded * size * BF16] * 3 + [padded * size * FP32] * 2
-    of_queries = [block * size * BF16] * 2 + [block * FP32]
-    of_scores = [block * KEYS * FP32] * 2 + [block * KEYS * BF16] * 3 + [block * size * FP32]
-    _run(_attend_backward, (*inputs, out, grad, *grads), logs, block, (*of_head, *of_queries, *of_scores))
+    _run(_attend_backward, (*inputs, out, grad, *grads), logs, queries)
 
 
-def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, block: int, room: tuple[int, ...]) -> None:
-    """`room`: bytes of the pieces of memory that each thread has for itself."""
+def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, queries: int) -> None:
     q, k = tensors[:2]
-    begins = [sum(room[:which]) for which in range(len(room))]
-    memory = scratch("tiles", torch.get_num_threads() * sum(room), like=q, dtype=torch.uint8)
-    taken = torch.zeros(1, dtype=torch.int64)
-    sizes = k.shape[1], q.shape[1] // k.shape[1], q.shape[2], q.shape[3], block, 1 / math.sqrt(q.shape[3])
-    pieces = memory, sum(room), taken, *begins, *[0] * (TENSORS - ROOM - 3 - len(begins))
+    (batch, heads, seq, size), kv_heads, block = q.shape, k.shape[1], _up_to(queries or QUERIES, 2)
+    pieces = _bytes_of_pieces(_up_to(seq, WIDTH), size, block)
+    begins, own = [sum(pieces[:which]) for which in range(len(pieces))], sum(pieces)
+    memory = scratch("tiles", torch.get_num_threads() * own, like=q, dtype=torch.uint8)
+    room = memory, own, torch.zeros(1, dtype=torch.int64), *begins
     places = [number for x in tensors for number in (x, *x.stride()[:3])]
-    run(body, k.shape[0] * k.shape[1], 1, *sizes, logs, *pieces, *places)
+    call = kv_heads, heads // kv_heads, seq, size, block, 1 / math.sqrt(size)
+    run(body, batch * kv_heads, 1, *call, logs, *room, *places)
 
 
-def _block(queries: int) -> int:
-    return _up_to(queries or QUERIES, 2)
+def _bytes_of_pieces(seq: int, size: int, block: int) -> list[int]:
+    """Of each piece of a thread's memory, in their order."""
+    packed = [seq * size * BF16] * 4 + [block * size * BF16] * 2
+    sums = [seq * size * FP32] * 2 + [block * size * FP32] + [block * KEYS * FP32] * 2
+    return [*packed, *sums, *[block * KEYS * BF16] * 3, *[block * FP32] * 2]
 
 
 def _up_to(number: int, unit: int) -> int:
@@ -115,9 +111,9 @@ def _take_room(table):
 
 
 @helper
-def _piece(table, own, which):
+def _piece(table, own, piece):
     """The address of a piece of it."""
-    return own + table[ROOM + 3 + which]
+    return own + table[piece]
 
 
 @helper
@@ -178,8 +174,8 @@ def _attend(table):
     while task < table[ROWS]:
         batch, shared = task // heads, task % heads
         keys, values = _vector(table, K, batch, shared, 0), _vector(table, V, batch, shared, 0)
-        pack_columns(_piece(table, own, KEYS_PACKED), keys, _step(table, K), seq, size)
-        pack_rows(_piece(table, own, VALUES_PACKED), values, _step(table, V), seq, size)
+        pack_columns(_piece(table, own, KEY_COLUMNS), keys, _step(table, K), seq, size)
+        pack_rows(_piece(table, own, VALUE_ROWS), values, _step(table, V), seq, size)
         for head in range(shared * groups, (shared + 1) * groups):
             for start in range(0, seq, block):
                 rows = min(block, seq - start)
@@ -195,8 +191,8 @@ def _meet(table, own, queries, rows, start, key):
     """Let some queries meet the keys from `key` on."""
     _, _, seq, size, _ = _sizes(table)
     seen, half = min(KEYS, start + rows - key), size // 2
-    scores, chances, results = _piece(table, own, SCORES), _piece(table, own, CHANCES), _piece(table, own, RESULTS)
-    keys, values = _piece(table, own, KEYS_PACKED) + FP32 * key * half, _piece(table, own, VALUES_PACKED)
+    scores, chances, results = _piece(table, own, SCORES), _piece(table, own, CHANCES), _piece(table, own, OF_QUERIES)
+    keys, values = _piece(table, own, KEY_COLUMNS) + FP32 * key * half, _piece(table, own, VALUE_ROWS)
     multiply(scores, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, _widen(seen), half, False)
     _soften(table, own, rows, start + 1 - key, _widen(seen), key == 0)
     steps, all_steps = (seen + 1) // 2, (seq + 1) // 2
@@ -209,7 +205,7 @@ def _soften(table, own, rows, first_seen, width, is_first):
     size, scale = table[CALL + 3], _scale(table)
     scores, chances = fp32s(_piece(table, own, SCORES)), bf16s(_piece(table, own, CHANCES))
     largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
-    results = fp32s(_piece(table, own, RESULTS))
+    results = fp32s(_piece(table, own, OF_QUERIES))
     for row in range(rows):
         seen, begin, reach = min(first_seen + row, width), row * KEYS, 0
         if seen > 0:
@@ -263,7 +259,7 @@ def _finish(table, own, batch, head, start, rows):
     size, step = table[CALL + 3], _step(table, OUT)
     out, logs = bf16s(_vector(table, OUT, batch, head, start)), _logs(table, batch, head, start)
     largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
-    results = fp32s(_piece(table, own, RESULTS))
+    results = fp32s(_piece(table, own, OF_QUERIES))
     for row in range(rows):
         factor = F(1.0) / sums[row]
         for i in range(size):
@@ -275,7 +271,7 @@ def _finish(table, own, batch, head, start, rows):
 def _attend_backward(table):
     heads, groups, seq, size, block = _sizes(table)
     own = _take_room(table)
-    of_keys, of_values = _piece(table, own, SUMS_OF_KEYS), _piece(table, own, SUMS_OF_VALUES)
+    of_keys, of_values = _piece(table, own, OF_KEYS), _piece(table, own, OF_VALUES)
     task = take_rows(table)
     while task < table[ROWS]:
         batch, shared = task // heads, task % heads
@@ -288,7 +284,7 @@ def _attend_backward(table):
                 _pack_queries(table, own, batch, head, start, rows)
                 for key in range(0, start + rows, KEYS):
                     _meet_backward(table, own, batch, head, start, rows, key)
-                _write(_piece(table, own, SUMS_OF_QUERIES), table, D_Q, batch, head, start, rows)
+                _write(_piece(table, own, OF_QUERIES), table, D_Q, batch, head, start, rows)
         _write(of_keys, table, D_K, batch, shared, 0, seq)
         _write(of_values, table, D_V, batch, shared, 0, seq)
         task = take_rows(table)
@@ -310,7 +306,7 @@ def _pack_queries(table, own, batch, head, start, rows):
     grad, out = _vector(table, GRAD, batch, head, start), _vector(table, OUT, batch, head, start)
     pack_rows(_piece(table, own, QUERY_ROWS), _vector(table, Q, batch, head, start), _step(table, Q), rows, size)
     pack_rows(_piece(table, own, GRAD_ROWS), grad, grad_step, rows, size)
-    means = fp32s(_piece(table, own, MEANS))
+    means = fp32s(_piece(table, own, SUMS))
     for row in range(rows):
         mean = F(0.0)
         for i in range(size):
@@ -325,32 +321,27 @@ def _meet_backward(table, own, batch, head, start, rows, key):
     seen, half, steps = min(KEYS, start + rows - key), size // 2, (rows + 1) // 2
     width, here = _widen(seen), FP32 * key * half
     queries, grads = _vector(table, Q, batch, head, start), _vector(table, GRAD, batch, head, start)
-    chances, keys = _piece(table, own, CHANCES_BACK), _piece(table, own, KEY_COLUMNS) + here
+    chances, keys = _piece(table, own, SCORES), _piece(table, own, KEY_COLUMNS) + here
     multiply(chances, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, width, half, False)
     slopes, values = _piece(table, own, SLOPES), _piece(table, own, VALUE_COLUMNS) + here
     multiply(slopes, KEYS, grads, _step(table, GRAD) // 2, 1, values, half, 0, rows, width, half, False)
     meets_all = key == 0 and start + rows <= KEYS
     _descend(table, own, _logs(table, batch, head, start), rows, start + 1 - key, width, meets_all)
-    of_values, pairs = _piece(table, own, SUMS_OF_VALUES) + FP32 * key * size, _piece(table, own, PAIRS_OF_CHANCES)
+    of_values, pairs = _piece(table, own, OF_VALUES) + FP32 * key * size, _piece(table, own, CHANCES)
     multiply(of_values, size, pairs, 1, KEYS, _piece(table, own, GRAD_ROWS), steps, 0, width, size, steps, True)
-    of_keys, pairs = _piece(table, own, SUMS_OF_KEYS) + FP32 * key * size, _piece(table, own, PAIRS_OF_SLOPES)
+    of_keys, pairs = _piece(table, own, OF_KEYS) + FP32 * key * size, _piece(table, own, PAIRS_OF_SLOPES)
     multiply(of_keys, size, pairs, 1, KEYS, _piece(table, own, QUERY_ROWS), steps, 0, width, size, steps, True)
-    of_queries, lines, keys = (
-        _piece(table, own, SUMS_OF_QUERIES),
-        _piece(table, own, ROWS_OF_SLOPES),
-        _piece(table, own, KEY_ROWS),
-    )
-    multiply(
-        of_queries, size, lines, KEYS // 2, 1, keys, (seq + 1) // 2, key // 2, rows, size, (seen + 1) // 2, key > 0
-    )
+    of_queries, lines = _piece(table, own, OF_QUERIES), _piece(table, own, LINES_OF_SLOPES)
+    keys, steps, all_steps = _piece(table, own, KEY_ROWS), (seen + 1) // 2, (seq + 1) // 2
+    multiply(of_queries, size, lines, KEYS // 2, 1, keys, all_steps, key // 2, rows, size, steps, key > 0)
 
 
 @helper
 def _descend(table, own, logs, rows, first_seen, width, meets_all):
     """S -> P and dP -> dS, as pairs of rows; dS as rows, too."""
-    scale, means = _scale(table), fp32s(_piece(table, own, MEANS))
-    chances, slopes = fp32s(_piece(table, own, CHANCES_BACK)), fp32s(_piece(table, own, SLOPES))
-    lines = bf16s(_piece(table, own, ROWS_OF_SLOPES))
+    scale, means = _scale(table), fp32s(_piece(table, own, SUMS))
+    chances, slopes = fp32s(_piece(table, own, SCORES)), fp32s(_piece(table, own, SLOPES))
+    lines = bf16s(_piece(table, own, LINES_OF_SLOPES))
     for row in range(rows):
         seen, begin = max(0, min(first_seen + row, width)), row * KEYS
         reach = _hide(slopes, begin, seen, F(0.0))
@@ -360,7 +351,7 @@ def _descend(table, own, logs, rows, first_seen, width, meets_all):
         _fill(chances, begin + reach, begin + width, F(0.0))
         _fill(slopes, begin + reach, begin + width, F(0.0))
         _fill(lines, begin + reach, begin + width, np.uint16(0))
-    _pair_up(uint32s(_piece(table, own, PAIRS_OF_CHANCES)), chances, rows, width)
+    _pair_up(uint32s(_piece(table, own, CHANCES)), chances, rows, width)
     _pair_up(uint32s(_piece(table, own, PAIRS_OF_SLOPES)), slopes, rows, width)
 
 

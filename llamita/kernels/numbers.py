@@ -1,8 +1,7 @@
 """Numbers in memory, for loops that numba compiles: addresses, bf16, and an exponential that becomes vectors.
 
 A bf16 number is the upper half of an fp32 number. numba has no such type: the loops read it as 16 bits, compute in
-fp32, and round when they write. (After a change here, delete numba's cache: it looks for changes in the files of the
-loops only.)
+fp32, and round when they write.
 """
 
 from typing import Any

@@ -126,26 +126,22 @@ def multiply(c, c_row, a, a_row, a_step, b, b_steps, first_step, rows, columns, 
     """
     for column in range(0, columns, WIDTH):
         width = min(WIDTH, columns - column)
-        part, out = b + _BYTES * (column * b_steps + first_step * width), c + _BYTES * column
+        part = b + _BYTES * (column * b_steps + first_step * width)
         row = 0
-        while row + ROWS_OF_TILE <= rows:
-            if width == WIDTH:
-                _wide_tile(
-                    out + _BYTES * row * c_row, c_row, a + _BYTES * row * a_row, a_row, a_step, part, steps, adds
-                )
-            else:
-                _narrow_tile(
-                    out + _BYTES * row * c_row, c_row, a + _BYTES * row * a_row, a_row, a_step, part, steps, adds
-                )
-            row += ROWS_OF_TILE
         while row < rows:
-            if width == WIDTH:
-                _wide_row(out + _BYTES * row * c_row, c_row, a + _BYTES * row * a_row, a_row, a_step, part, steps, adds)
+            out, own = c + _BYTES * (row * c_row + column), a + _BYTES * row * a_row
+            if row + ROWS_OF_TILE <= rows:
+                if width == WIDTH:
+                    _wide_tile(out, c_row, own, a_row, a_step, part, steps, adds)
+                else:
+                    _narrow_tile(out, c_row, own, a_row, a_step, part, steps, adds)
+                row += ROWS_OF_TILE
             else:
-                _narrow_row(
-                    out + _BYTES * row * c_row, c_row, a + _BYTES * row * a_row, a_row, a_step, part, steps, adds
-                )
-            row += 1
+                if width == WIDTH:
+                    _wide_row(out, c_row, own, a_row, a_step, part, steps, adds)
+                else:
+                    _narrow_row(out, c_row, own, a_row, a_step, part, steps, adds)
+                row += 1
 
 
 @helper
