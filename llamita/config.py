@@ -212,8 +212,9 @@ class ExecutionConfig:
     """Queries that attention's native kernel takes at once. auto: what is fastest on a short trial."""
     head_block: int | Literal["auto"] = "auto"
     """Tokens whose logits the head's native kernel makes at once. auto: what is fastest on a short trial."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Whether torch.compile joins the model's steps. auto: where it is faster, and the run is long enough to wait."""
+    compile: Literal["auto", "on", "off", "graphs"] = "auto"
+    """Whether torch.compile joins the model's steps. auto: where it is faster, and the run is long enough to wait.
+    graphs: as CUDA graphs, too, for small models on a GPU (not measured yet, so never chosen by auto)."""
     world_size: int = 0
     """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
     threads: int = 0

@@ -239,6 +239,24 @@ def test_old_gpus_and_those_without_triton_are_not_compiled_for(monkeypatch, cap
     assert "Apple" in compiling.compile_problem("mps")
 
 
+def test_cuda_graphs_are_refused_where_they_cannot_be(text, tmp_path, capsys):
+    line = refusal(capsys, *train_words(text, tmp_path / "run", compile="graphs"))
+    assert line == "llamita: --compile graphs: CUDA graphs need a GPU of NVIDIA's; use --compile auto or off\n"
+    config = RunConfig()
+    assert compiling.graphs_problem(config, "cuda") is None
+    for change in ({"grad_accum_steps": 2}, {"micro_batch_size": 4}, {"world_size": 2}):
+        assert compiling.graphs_problem(replace(config, **change), "cuda")
+
+
+def test_cuda_graphs_are_asked_of_the_compiler_for_training_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: asked.append(options) or model)
+    model = Llama(ModelConfig(vocab_size=40, hidden_size=32, num_layers=1, num_heads=4, max_seq_len=24))
+    for graphs in (False, True):
+        assert Compiled(model, 2, 24, graphs=graphs).compiled is model
+    assert asked == [{"dynamic": False, "mode": None}, {"dynamic": False, "mode": "reduce-overhead"}]
+
+
 def test_a_compiled_model_has_the_loss_and_gradients_of_the_plain_one_whatever_the_batch_lacks(eager_compiler):
     config = ModelConfig(vocab_size=40, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, max_seq_len=24)
     plain, inner = Llama(config), Llama(config)

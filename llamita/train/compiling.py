@@ -27,10 +27,12 @@ def choose_compile(config: RunConfig, hardware: Hardware, expected_flops: float,
     `expected_flops`: of the steps that are left; `peak`: FLOP/s of the matrix units, as of `matrix_peak`.
     """
     wish, problem = config.run.compile, compile_problem(hardware.device)
-    if wish == "on" and problem:
-        raise UserError(f"--compile on: {problem}; use --compile auto or off")
+    if wish == "graphs":
+        problem = problem or graphs_problem(config, hardware.device)
+    if wish in ("on", "graphs") and problem:
+        raise UserError(f"--compile {wish}: {problem}; use --compile auto or off")
     if wish != "auto":
-        return wish == "on", "asked for"
+        return wish != "off", "asked for"
     if hardware.computes_natively:
         return False, "own kernels need no wait"
     if problem:
@@ -55,18 +57,34 @@ def compile_problem(device: str) -> str | None:
     return None
 
 
+def graphs_problem(config: RunConfig, device: str) -> str | None:
+    """What stands in the way of CUDA graphs, in a few words; None where nothing is known to.
+
+    What a graph computes lies where its next replay will write: gradients have to be used up by then.
+    """
+    if torch.device(device).type != "cuda":
+        return "CUDA graphs need a GPU of NVIDIA's"
+    if config.training.grad_accum_steps > 1 or config.run.micro_batch_size:
+        return "CUDA graphs take a batch at once: leave out --grad_accum_steps and --micro_batch_size"
+    if config.run.world_size > 1:
+        return "CUDA graphs are for one process"
+    return None
+
+
 class Compiled(nn.Module):
     """A model to train, compiled when it first runs, for one shape: every batch is padded to it.
 
     Were shapes generalised, what is computed would depend on which of them came first, and a resumed run would round
     differently. Evaluation and samples compute with the model as it is.
+
+    As `graphs`, a GPU replays all kernels of a pass as one: a small model otherwise waits for each to be launched.
     """
 
-    def __init__(self, model: nn.Module, rows: int, seq: int):
+    def __init__(self, model: nn.Module, rows: int, seq: int, graphs: bool = False):
         super().__init__()
         self.model = model
         self.shape = rows, seq
-        self.compiled = torch.compile(model, dynamic=False)
+        self.compiled = torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)
 
     def forward(self, ids: Tensor, targets: Tensor, reduction: Literal["sum"] = "sum") -> Tensor:
         """ids, targets (batch, seq) -> () the summed loss; what is padded counts for nothing."""

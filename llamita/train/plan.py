@@ -86,6 +86,7 @@ def trial_step(run: Run) -> tuple[float, float]:
 
 
 def _seconds_of_gradients(run: Run) -> float:
+    run.optimizer.zero_grad(set_to_none=True)  # as in training: a CUDA graph would write over gradients that are kept
     started = time.perf_counter()
     accumulate_gradients(run, run.step_model, next_batch(run, run.state.step), run.state.step)
     run.hardware.wait()
