@@ -15,13 +15,15 @@ from torch import Tensor
 from llamita.kernels.workers import has_no_values
 
 BF16 = torch.bfloat16
+WHOLE: tuple[int, ...] = ()
+MOST_VIEWS = 64
 
 
 class _Workspace(threading.local):
     """What one thread has: buffers by name, and memory that waits to be lent again."""
 
     def __init__(self) -> None:
-        self.buffers: dict[str, Tensor] = {}
+        self.buffers: dict[str, dict[tuple[int, ...], Tensor]] = {}  # all of each, and views, which take time to make
         self.waiting: list[torch.UntypedStorage] = []
         self.lent = 0  # how many may come back: what another thread lent would only gather here
 
@@ -45,11 +47,16 @@ def scratch(name: str, *shape: int, like: Tensor, dtype: torch.dtype = BF16) -> 
     A name goes with one `dtype`. Where `like` tells only its shape, so does this.
     """
     buffers, size = _workspace_of(like).buffers, math.prod(shape)
-    found = buffers.get(name)
-    if found is None or len(found) < size:
+    if name not in buffers or buffers[name][WHOLE].numel() < size:
         buffers.pop(name, None)  # before another is made: not both at once
-        found = buffers[name] = _empty(size, dtype)
-    return found[:size].view(shape)
+        buffers[name] = {WHOLE: _empty(size, dtype)}
+    views = buffers[name]
+    if shape not in views:
+        if len(views) == MOST_VIEWS:
+            buffers[name] = views = {WHOLE: views[WHOLE]}
+        with torch.inference_mode(False):  # even there not a view that nobody else could write into
+            views[shape] = views[WHOLE][:size].view(shape)
+    return views[shape]
 
 
 def lend(*shape: int, like: Tensor) -> Tensor:
@@ -80,7 +87,7 @@ def clear() -> None:
 
 def kept_bytes() -> int:
     """How much this thread keeps."""
-    buffers = sum(buffer.untyped_storage().nbytes() for buffer in _real.buffers.values())
+    buffers = sum(views[WHOLE].untyped_storage().nbytes() for views in _real.buffers.values())
     return buffers + sum(storage.nbytes() for storage in _real.waiting)
 
 
