@@ -167,6 +167,13 @@ def test_many_layers_are_told_from_few(switches, hardware, monkeypatch):
     assert told.peak == pytest.approx(counted_out.peak, rel=0.02)
 
 
+def test_many_slices_of_the_head_are_told_from_two(monkeypatch):
+    config, hardware = replace(RunConfig(), batch_size=41), Hardware("cpu", "bf16", 1)  # 2.6 slices of tokens
+    told = training_memory(config, hardware)
+    monkeypatch.setattr("llamita.kernels.cross_entropy.has_no_values", lambda _: False)
+    assert training_memory(config, hardware) == told
+
+
 def test_nothing_is_allocated_for_a_model_of_65_billion_parameters():
     memory = training_memory(RunConfig.from_preset("llama-65b"), Hardware("cpu", "bf16", 1))
     assert memory.weights == 4 * PUBLISHED["llama-65b"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.numbers import F, bf16s, end_of, exp, fp32s, in_order, int64s, load, log, order, store, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, require_within, run
+from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, has_no_values, require_within, run
 from llamita.kernels.workspace import scratch
 from llamita.targets import IGNORED
 
@@ -50,8 +50,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         learning = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden) if learning else None
         grad_weight = (torch.empty if len(hidden) else torch.zeros)(weight.shape) if learning else None
-        for first in range(0, len(hidden), at_once):
-            rows = slice(first, min(first + at_once, len(hidden)))
+        # Without values, slices only tell what memory they take, and behind the second all take the same.
+        end = min(len(hidden), 2 * at_once) if has_no_values(hidden) else len(hidden)
+        for first in range(0, end, at_once):
+            rows = slice(first, min(first + at_once, end))
             slopes = torch.mm(hidden[rows], narrow.T, out=logits[: rows.stop - first])
             _descend(slopes, targets[rows], nats[rows])
             if grad_hidden is not None and grad_weight is not None:
