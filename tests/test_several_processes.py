@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,46 @@ from pathlib import Path
 
 import pytest
 from runs import cache as cache
-from runs import command, disturb, ended, last_checkpoint, outcome, refusal, rows, start, text, train_words, tree
+from runs import (
+    command,
+    disturb,
+    ended,
+    last_checkpoint,
+    outcome,
+    refusal,
+    rows,
+    start,
+    text,
+    train_words,
+    tree,
+    write_text,
+)
 
 fixtures = (text,)
 SLOW = pytest.mark.slow
-TWO = {"world_size": 2, "max_steps": 24, "save_every": 8, "eval_every": 8, "dropout": 0.1, "windows": "document"}
-
+TWO = {
+    "world_size": 2,
+    "max_steps": 24,
+    "save_every": 8,
+    "eval_every": 8,
+    "sample_every": 8,
+    "dropout": 0.1,
+    "windows": "document",
+}
+LEARNING = [
+    pytest.param({"windows": "stream"}, id="stream", marks=SLOW),
+    pytest.param({"windows": "document", "batch_size": 5}, id="document, an odd batch"),
+]
 STOPS = [pytest.param(signal.SIGINT, 130, id="Ctrl-C"), pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=SLOW)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of an undisturbed run in two processes, and of what it printed: for tests that only look at it."""
+    folder = tmp_path_factory.mktemp("finished")
+    words = train_words(write_text(folder / "text.txt"), folder / "run", **TWO)
+    assert ended(start(words, folder)) == 0
+    return folder
 
 
 def children(pid: int | None) -> list[int]:
@@ -47,7 +81,7 @@ def lines(run: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-@pytest.mark.parametrize("options", [{"windows": "stream"}, {"windows": "document", "batch_size": 5}], ids=str)
+@pytest.mark.parametrize("options", LEARNING)
 def test_two_processes_learn_in_fifty_steps_what_one_learns(text, tmp_path, options):
     options = {"max_steps": 50, "eval_every": 25, "save_every": 50, "learning_rate": 3e-3, **options}
     assert ended(start(train_words(text, tmp_path / "one", **options), tmp_path)) == 0
@@ -61,20 +95,19 @@ def test_two_processes_learn_in_fifty_steps_what_one_learns(text, tmp_path, opti
             assert found[name] == wanted, (found["step"], name)
 
 
-def test_two_processes_say_and_log_everything_once(text, tmp_path):
-    assert ended(start(train_words(text, tmp_path / "run", **TWO, sample_every=8), tmp_path)) == 0
-    said = (tmp_path / "out").read_text()
+def test_two_processes_say_and_log_everything_once(finished):
+    run, said = finished / "run", (finished / "out").read_text()
     assert "2 processes, each cpu" in said
     assert all(said.count(f"step {step}: validation loss") == 1 for step in (0, 8, 16, 24))
     assert said.count("training 24/24") == said.count("Try next:") == 1
-    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(25))
-    assert (tmp_path / "run" / "samples.jsonl").read_text().count("\n") == 4
-    assert (tmp_path / "err").read_text() == ""
+    assert [row["step"] for row in rows(run)] == list(range(25))
+    assert (run / "samples.jsonl").read_text().count("\n") == 4
+    assert (finished / "err").read_text() == ""
 
 
-def test_killed_again_and_again_a_run_in_two_processes_ends_bit_for_bit_the_same_and_leaves_no_orphan(text, tmp_path):
-    assert ended(start(train_words(text, tmp_path / "undisturbed", **TWO), tmp_path)) == 0
-    expected = outcome(tmp_path / "undisturbed")
+def test_killed_again_and_again_a_run_in_two_processes_ends_bit_for_bit_the_same_and_leaves_no_orphan(
+    finished, text, tmp_path
+):
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **TWO)
     for happened in (lambda: lines(run) >= 3, lambda: any(run.glob(".step_*")) or lines(run) >= 13):
         process = start(words, tmp_path)
@@ -88,12 +121,12 @@ def test_killed_again_and_again_a_run_in_two_processes_ends_bit_for_bit_the_same
         assert len(started) == 2
         assert gone(started)
     assert ended(start(words, tmp_path)) == 0
-    assert outcome(run) == expected
+    assert outcome(run) == outcome(finished / "run")
 
 
 @pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_stopped_run_saves_at_the_same_step_in_all_processes_and_goes_on(text, tmp_path, number, code):
-    options = {**TWO, "max_steps": 300, "save_every": 100, "eval_every": 100, "log_every": 5}
+    options = {**TWO, "max_steps": 150, "save_every": 50, "eval_every": 50, "sample_every": 0, "log_every": 5}
     assert ended(start(train_words(text, tmp_path / "undisturbed", **options), tmp_path)) == 0
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **options)
     assert disturb(start(words, tmp_path), number, lambda: lines(run) >= 2) == code
@@ -105,7 +138,7 @@ def test_a_stopped_run_saves_at_the_same_step_in_all_processes_and_goes_on(text,
     assert last_checkpoint(run) == last_checkpoint(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=SLOW)])
 def test_where_one_process_is_killed_the_other_ends_too_and_one_line_says_so(text, tmp_path, which):
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **{**TWO, "max_steps": 100_000})
     process = start(words, tmp_path)
@@ -194,9 +227,8 @@ def test_a_rank_without_a_world_size_means_nothing(text, tmp_path, monkeypatch, 
     assert "Try next" in capsys.readouterr().out
 
 
-def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(text, tmp_path):
-    run = tmp_path / "run"
-    assert ended(start(train_words(text, run, **TWO), tmp_path)) == 0
+def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(finished, text, tmp_path):
+    run = shutil.copytree(finished / "run", tmp_path / "run")
     longer = {**TWO, "max_steps": 30, "extend": True, "world_size": 1}
     assert ended(start(train_words(text, run, **longer), tmp_path)) == 0
     assert "note: world_size was 2, is 1 now: from here on not the same bit for bit" in (tmp_path / "out").read_text()
@@ -215,7 +247,7 @@ def break_in_one(module: str, rank: str) -> str:
     )
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", [pytest.param("0", marks=SLOW), "1"])
 def test_a_defect_in_one_process_ends_all_with_its_traceback(text, tmp_path, rank):
     (tmp_path / "plant").mkdir()
     (tmp_path / "plant" / "sitecustomize.py").write_text(break_in_one("next_batch", rank))
@@ -259,10 +291,9 @@ def test_another_world_size_than_torchruns_is_one_line(text, tmp_path, monkeypat
     assert "--world_size is 2, but 4 processes were started: leave it out" in message
 
 
-def test_the_store_of_config_knows_how_many_processes_there_were(text, tmp_path):
-    assert ended(start(train_words(text, tmp_path / "run", **TWO), tmp_path)) == 0
-    assert "world_size = 2" in (tmp_path / "run" / "config.toml").read_text()
-    manifest = json.loads(next((tmp_path / "run").glob("step_*/manifest.json")).read_text())
+def test_the_store_of_config_knows_how_many_processes_there_were(finished):
+    assert "world_size = 2" in (finished / "run" / "config.toml").read_text()
+    manifest = json.loads(next((finished / "run").glob("step_*/manifest.json")).read_text())
     assert manifest["scaler"] is None
 
 
