@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import cache, command, refusal
@@ -13,7 +15,7 @@ from llamita.bench.shapes import SHAPES, Shape, Task
 from llamita.bench.training import AS_IT_COMES, AT_ITS_BEST, OURS, Setting, measure, measure_growth
 from llamita.bench.training_file import Results
 from llamita.bench.training_results import AROUND, Growth, Measured, Row
-from llamita.bench.training_worker import what_it_is
+from llamita.bench.training_worker import build, what_it_is
 from llamita.bench.whole_run import WholeRunSetting, made_up_text, measure_whole_run
 from llamita.bench.workers import Worker, closing_all
 from llamita.errors import UserError
@@ -89,9 +91,29 @@ def results(ours: float, theirs: float = 1.0, memory: int = 1 << 30) -> Results:
     return Results([Row(TINY, contenders, 1e9, 1000, 1)], growth)
 
 
+class InThisProcess:
+    """A worker that shares a process with all others, for what does not ask how much memory each takes."""
+
+    def __init__(self, name: str, task: Task):
+        self.steps = build(task)
+
+    def facts(self) -> dict[str, Any]:
+        return self.steps.ready()
+
+    def ask(self, what: str) -> dict[str, Any]:
+        return getattr(self.steps, what)()
+
+    def close(self) -> None:
+        for name in ("model", "litgpt", "litgpt.model"):
+            sys.modules.pop(name, None)
+
+
 @needs_transformers
-def test_all_contenders_compute_the_same_and_each_says_what_it_took(clones):
+@pytest.mark.parametrize("kind", [InThisProcess, pytest.param(Worker, marks=pytest.mark.slow)])
+def test_all_contenders_compute_the_same_and_each_says_what_it_took(kind, clones, monkeypatch):
     """Where the losses of the first two steps differ, `measure` raises."""
+    monkeypatch.setattr(training, "Worker", kind)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     row = measure(TINY, clones)
     assert list(row.contenders) == [OURS, AS_IT_COMES, AT_ITS_BEST, "nanoGPT", "litgpt"]
     for contender in row.contenders.values():
@@ -105,6 +127,16 @@ def test_all_contenders_compute_the_same_and_each_says_what_it_took(clones):
     assert row.contenders[AT_ITS_BEST].precision == row.ours.precision
     assert row.peak > 0
     assert row.threads == 1
+
+
+def test_a_contender_in_a_process_of_its_own_answers_whatever_its_model_prints(clones, tmp_path):
+    ours = Task(OURS, TINY, tmp_path, threads=1, turn=0)
+    build(ours)  # leaves the batches
+    workers = {"nanoGPT": Worker("nanoGPT", replace(ours, kind="nanogpt", clone=clones.nanogpt))}
+    with closing_all(workers):
+        assert workers["nanoGPT"].facts()["parameters"] == 300 * 16
+        assert workers["nanoGPT"].ask("turn")["seconds"] > 0
+        assert workers["nanoGPT"].ask("finish")["memory"] > 50 << 20
 
 
 def test_losses_that_lie_too_far_apart_are_refused():

@@ -132,22 +132,26 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
     worker: list[Any] = []
 
-    def build() -> dict[str, Any]:
-        worker.append(_worker(json.loads(requests.readline())))
+    def begin() -> dict[str, Any]:
+        worker.append(build(_task(json.loads(requests.readline()))))
         return worker[0].ready()
 
-    answer(build)
+    answer(begin)
     for line in requests:
         answer(getattr(worker[0], json.loads(line)["do"]))
 
 
-def _worker(content: dict[str, Any]) -> Any:
+def build(task: Task) -> Any:
+    """What answers to `ready`, `turn` and `finish` for this task."""
     from llamita.bench.products import MatrixProducts
 
+    return MatrixProducts(task) if task.kind == "products" else TrainingSteps(task)
+
+
+def _task(content: dict[str, Any]) -> Task:
     assert set(content) == {field.name for field in fields(Task)}
     paths = {name: Path(content[name]) if content[name] else None for name in ("folder", "clone")}
-    task = Task(**{**content, **paths, "shape": Shape(**content["shape"])})
-    return MatrixProducts(task) if task.kind == "products" else TrainingSteps(task)
+    return Task(**{**content, **paths, "shape": Shape(**content["shape"])})
 
 
 def main() -> None:
