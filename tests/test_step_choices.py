@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 from dataclasses import replace as changed
 
 import pytest
@@ -105,6 +107,23 @@ def test_what_is_tried_is_what_computes():
     assert all(value > 0 for value in attention.values())
     assert list(head) == [(1 << 23) // 97]  # with few tokens there is one slice
     assert list(blocks._try_head(dataclasses.replace(model, vocab_size=10_000), 20)) == [838, 1024]
+
+
+def test_trials_and_steps_leave_what_torch_does_not_need_out_of_memory():
+    """sympy and torch's compiler are 100 MB together, and a second or two."""
+    code = (
+        "import sys, torch; from llamita.config import ModelConfig; from llamita.model import Llama\n"
+        "from llamita.optim import AdamW; from llamita.train import blocks, hardware\n"
+        "config = ModelConfig(vocab_size=9, hidden_size=64, num_layers=1, num_heads=4, max_seq_len=160)\n"
+        "blocks._try_attention(config, 2), blocks._try_head(config, 2)\n"
+        "machine = hardware.Hardware('cpu', 'bf16', 2); model = machine.apply(Llama(config))\n"
+        "ids = torch.zeros(1, 160, dtype=torch.int64); optimizer = AdamW(model.parameters())\n"
+        "with machine.autocast(): loss = model(ids, ids)\n"
+        "loss.backward(); optimizer.step(); optimizer.zero_grad()\n"
+        "print(*{'sympy', 'torch._dynamo', 'torch._inductor'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 @pytest.mark.parametrize(("attention_block", "head_block"), [(32, 64), (7, 1), (1000, 100_000)])

@@ -85,8 +85,7 @@ def _seconds(sizes: Iterable[int], forward: Callable[[int], Tensor]) -> dict[int
     for _ in range(ROUNDS if len(taken) > 1 else 0):
         for size, seconds in taken.items():
             started = time.perf_counter()
-            out = forward(size)
-            out.backward(torch.ones_like(out))
+            forward(size).sum().backward()  # of one number: for a gradient by more, torch imports sympy, 34 MB
             seconds.append(time.perf_counter() - started)
     return {size: statistics.median(seconds or [0.0]) for size, seconds in taken.items()}
 
