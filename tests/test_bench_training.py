@@ -108,8 +108,11 @@ class InThisProcess:
             sys.modules.pop(name, None)
 
 
+KINDS = pytest.mark.parametrize("kind", [InThisProcess, pytest.param(Worker, marks=pytest.mark.slow)])
+
+
 @needs_transformers
-@pytest.mark.parametrize("kind", [InThisProcess, pytest.param(Worker, marks=pytest.mark.slow)])
+@KINDS
 def test_all_contenders_compute_the_same_and_each_says_what_it_took(kind, clones, monkeypatch):
     """Where the losses of the first two steps differ, `measure` raises."""
     monkeypatch.setattr(training, "Worker", kind)
@@ -129,14 +132,15 @@ def test_all_contenders_compute_the_same_and_each_says_what_it_took(kind, clones
     assert row.threads == 1
 
 
-def test_a_contender_in_a_process_of_its_own_answers_whatever_its_model_prints(clones, tmp_path):
+def test_contenders_in_processes_of_their_own_answer_whatever_their_models_print(clones, tmp_path):
     ours = Task(OURS, TINY, tmp_path, threads=1, turn=0)
-    build(ours)  # leaves the batches
-    workers = {"nanoGPT": Worker("nanoGPT", replace(ours, kind="nanogpt", clone=clones.nanogpt))}
+    workers: dict[str, Worker] = {}
     with closing_all(workers):
-        assert workers["nanoGPT"].facts()["parameters"] == 300 * 16
-        assert workers["nanoGPT"].ask("turn")["seconds"] > 0
-        assert workers["nanoGPT"].ask("finish")["memory"] > 50 << 20
+        for task in (ours, replace(ours, kind="nanogpt", clone=clones.nanogpt)):  # ours leaves the batches
+            worker = workers[task.kind] = Worker(task.kind, task)
+            assert worker.facts()["parameters"] >= 300 * 16
+            assert worker.ask("turn")["seconds"] > 0
+            assert worker.ask("finish")["memory"] > 50 << 20
 
 
 def test_losses_that_lie_too_far_apart_are_refused():
@@ -154,7 +158,9 @@ def test_the_peer_at_its_best_is_compiled_and_computes_the_same():
     assert measure(TINY, replace(QUICK, compiled=True)).contenders[AT_ITS_BEST].compiled
 
 
-def test_growth_is_counted_from_the_first_context():
+@KINDS
+def test_growth_is_counted_from_the_first_context(kind, monkeypatch):
+    monkeypatch.setattr(training, "Worker", kind)
     growth = measure_growth([TINY.with_context(length) for length in (16, 48)], QUICK)
     assert growth.ratios[0] == [1.0]
     assert growth.expected[0] == 1.0
