@@ -1,11 +1,13 @@
 """The loop against plain torch; gradient accumulation; and what a run writes down."""
 
+import io
 import math
 import random
 import re
 import shutil
 import tomllib
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -313,11 +315,20 @@ def test_weights_that_are_numbers_but_predict_none_are_found_by_evaluation_and_b
             next(generate_ids(run.model, [[1]], GenerationConfig()))
 
 
-def test_overfitting_is_hinted_at_once_with_the_flags_that_help(text, tmp_path, capsys):
-    options = {"max_steps": 600, "eval_every": 30, "hidden_size": 64, "save_every": 600}
-    few = write_text(tmp_path / "few.txt", documents=12)
-    assert command(*train_words(few, tmp_path / "run", log_every=30, **options)) == 0
-    said = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory) -> tuple[list[str], Path, str]:
+    """The command of a run that learns a few documents by heart, its directory, and what it said."""
+    options = {"max_steps": 600, "eval_every": 30, "hidden_size": 64, "save_every": 30, "log_every": 30, "keep_last": 0}
+    folder = tmp_path_factory.mktemp("overfitted")
+    words = train_words(write_text(folder / "few.txt", documents=12), folder / "run", **options)
+    with redirect_stdout(io.StringIO()) as said, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMITA_CACHE", str(folder / "cache"))
+        assert command(*words) == 0
+    return words, folder / "run", said.getvalue()
+
+
+def test_overfitting_is_hinted_at_once_with_the_flags_that_help(overfitted):
+    _, _, said = overfitted
     assert said.count("hint: ") == 1
     assert all(flag in said for flag in ("--dropout", "--epochs", "--weight_decay", "--hidden_size"))
 
@@ -356,17 +367,13 @@ def test_a_slow_rise_of_the_validation_loss_is_overfitting_once_it_is_noticeable
     assert hints([(1.5 - 0.01 * step, 2.0 * 1.003**step) for step in range(20)]) == [7]
 
 
-def test_a_resumed_run_hints_at_overfitting_where_an_undisturbed_one_does(text, tmp_path, capsys):
+def test_a_resumed_run_hints_at_overfitting_where_an_undisturbed_one_does(overfitted, capsys):
     """The log says what the evaluations before the stop had found, and that the hint was given."""
-    options = {"max_steps": 600, "eval_every": 30, "hidden_size": 64, "save_every": 30, "log_every": 30, "keep_last": 0}
-    few = write_text(tmp_path / "few.txt", documents=12)
-    words = train_words(few, tmp_path / "run", **options)
-    assert command(*words) == 0
-    said = capsys.readouterr().out
+    words, run, said = overfitted
     at = int(re.findall(r"step (\d+): validation", said.partition("hint: ")[0])[-1])
     for stopped, times in ((at - 30, 1), (at, 0)):  # just before the hint, and just after it
         for step in range(stopped + 30, 601, 30):
-            shutil.rmtree(tmp_path / "run" / f"step_{step:08d}")
+            shutil.rmtree(run / f"step_{step:08d}")
         assert command(*words) == 0
         again = capsys.readouterr().out
         assert again.count("hint: ") == times
