@@ -37,7 +37,7 @@ from llamita.kernels.numbers import (
     take_rows,
     uint32s,
 )
-from llamita.kernels.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows
+from llamita.kernels.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows, whole_vectors
 from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
 from llamita.kernels.workspace import scratch
 
@@ -59,7 +59,7 @@ CHANCES, LINES_OF_SLOPES, PAIRS_OF_SLOPES, LARGEST, SUMS = range(PIECES + 11, PI
 
 def fits(tensors: tuple[Tensor, ...], queries: int) -> bool:
     """Whether a call with these tensors, of which the first is q, is for the tiles."""
-    in_pairs = tensors[0].shape[3] % LANES == 0 and not any(stride % 2 for x in tensors for stride in x.stride()[:3])
+    in_pairs = tensors[0].shape[3] % 2 == 0 and not any(stride % 2 for x in tensors for stride in x.stride()[:3])
     return has_bf16_products() and queries <= max(SIZES) and in_pairs
 
 
@@ -94,8 +94,9 @@ def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, queries: int) ->
 
 def _bytes_of_pieces(seq: int, size: int, block: int) -> list[int]:
     """Of each piece of a thread's memory, in their order."""
-    packed = [seq * size * BF16] * 4 + [block * size * BF16] * 2
-    sums = [seq * size * FP32] * 2 + [block * size * FP32] + [block * KEYS * FP32] * 2
+    columns = _up_to(size, LANES)
+    packed = [seq * size * BF16] * 2 + [seq * columns * BF16] * 2 + [block * columns * BF16] * 2
+    sums = [seq * columns * FP32] * 2 + [block * columns * FP32] + [block * KEYS * FP32] * 2
     return [*packed, *sums, *[block * KEYS * BF16] * 3, *[block * FP32] * 2]
 
 
@@ -190,19 +191,19 @@ def _attend(table):
 def _meet(table, own, queries, rows, start, key):
     """Let some queries meet the keys from `key` on."""
     _, _, seq, size, _ = _sizes(table)
-    seen, half = min(KEYS, start + rows - key), size // 2
+    seen, half, columns = min(KEYS, start + rows - key), size // 2, whole_vectors(size)
     scores, chances, results = _piece(table, own, SCORES), _piece(table, own, CHANCES), _piece(table, own, OF_QUERIES)
     keys, values = _piece(table, own, KEY_COLUMNS) + FP32 * key * half, _piece(table, own, VALUE_ROWS)
     multiply(scores, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, _widen(seen), half, False)
     _soften(table, own, rows, start + 1 - key, _widen(seen), key == 0)
     steps, all_steps = (seen + 1) // 2, (seq + 1) // 2
-    multiply(results, size, chances, KEYS // 2, 1, values, all_steps, key // 2, rows, size, steps, key > 0)
+    multiply(results, columns, chances, KEYS // 2, 1, values, all_steps, key // 2, rows, columns, steps, key > 0)
 
 
 @helper
 def _soften(table, own, rows, first_seen, width, is_first):
     """S -> P for the next keys, of which the first query sees `first_seen`; m, Σ and O change with them."""
-    size, scale = table[CALL + 3], _scale(table)
+    columns, scale = whole_vectors(table[CALL + 3]), _scale(table)
     scores, chances = fp32s(_piece(table, own, SCORES)), bf16s(_piece(table, own, CHANCES))
     largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
     results = fp32s(_piece(table, own, OF_QUERIES))
@@ -213,7 +214,7 @@ def _soften(table, own, rows, first_seen, width, is_first):
             highest, before = _largest(scores, begin, reach) * scale, F(0.0)
             if not is_first:
                 highest = largest[row] if highest < largest[row] else highest
-                before = _scale_down(results, row * size, size, exp(largest[row] - highest), sums[row])
+                before = _scale_down(results, row * columns, columns, exp(largest[row] - highest), sums[row])
             largest[row], sums[row] = highest, before + _soften_row(scores, chances, begin, reach, scale, highest)
         _fill(chances, begin + reach, begin + width, np.uint16(0))
 
@@ -256,14 +257,14 @@ def _soften_row(scores, chances, begin, count, scale, highest):
 @helper
 def _finish(table, own, batch, head, start, rows):
     """O / Σ and l."""
-    size, step = table[CALL + 3], _step(table, OUT)
+    size, columns, step = table[CALL + 3], whole_vectors(table[CALL + 3]), _step(table, OUT)
     out, logs = bf16s(_vector(table, OUT, batch, head, start)), _logs(table, batch, head, start)
     largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
     results = fp32s(_piece(table, own, OF_QUERIES))
     for row in range(rows):
         factor = F(1.0) / sums[row]
         for i in range(size):
-            store(out, row * step + i, results[row * size + i] * factor)
+            store(out, row * step + i, results[row * columns + i] * factor)
         logs[row] = largest[row] + log(sums[row])
 
 
@@ -276,8 +277,8 @@ def _attend_backward(table):
     while task < table[ROWS]:
         batch, shared = task // heads, task % heads
         _pack_head(table, own, batch, shared)
-        _fill(fp32s(of_keys), 0, _widen(seq) * size, F(0.0))
-        _fill(fp32s(of_values), 0, _widen(seq) * size, F(0.0))
+        _fill(fp32s(of_keys), 0, _widen(seq) * whole_vectors(size), F(0.0))
+        _fill(fp32s(of_values), 0, _widen(seq) * whole_vectors(size), F(0.0))
         for head in range(shared * groups, (shared + 1) * groups):
             for start in range(0, seq, block):
                 rows = min(block, seq - start)
@@ -319,7 +320,7 @@ def _meet_backward(table, own, batch, head, start, rows, key):
     """What some queries and the keys from `key` on add to their gradients."""
     _, _, seq, size, _ = _sizes(table)
     seen, half, steps = min(KEYS, start + rows - key), size // 2, (rows + 1) // 2
-    width, here = _widen(seen), FP32 * key * half
+    width, here, columns = _widen(seen), FP32 * key * half, whole_vectors(size)
     queries, grads = _vector(table, Q, batch, head, start), _vector(table, GRAD, batch, head, start)
     chances, keys = _piece(table, own, SCORES), _piece(table, own, KEY_COLUMNS) + here
     multiply(chances, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, width, half, False)
@@ -327,13 +328,13 @@ def _meet_backward(table, own, batch, head, start, rows, key):
     multiply(slopes, KEYS, grads, _step(table, GRAD) // 2, 1, values, half, 0, rows, width, half, False)
     meets_all = key == 0 and start + rows <= KEYS
     _descend(table, own, _logs(table, batch, head, start), rows, start + 1 - key, width, meets_all)
-    of_values, pairs = _piece(table, own, OF_VALUES) + FP32 * key * size, _piece(table, own, CHANCES)
-    multiply(of_values, size, pairs, 1, KEYS, _piece(table, own, GRAD_ROWS), steps, 0, width, size, steps, True)
-    of_keys, pairs = _piece(table, own, OF_KEYS) + FP32 * key * size, _piece(table, own, PAIRS_OF_SLOPES)
-    multiply(of_keys, size, pairs, 1, KEYS, _piece(table, own, QUERY_ROWS), steps, 0, width, size, steps, True)
+    of_values, pairs = _piece(table, own, OF_VALUES) + FP32 * key * columns, _piece(table, own, CHANCES)
+    multiply(of_values, columns, pairs, 1, KEYS, _piece(table, own, GRAD_ROWS), steps, 0, width, columns, steps, True)
+    of_keys, pairs = _piece(table, own, OF_KEYS) + FP32 * key * columns, _piece(table, own, PAIRS_OF_SLOPES)
+    multiply(of_keys, columns, pairs, 1, KEYS, _piece(table, own, QUERY_ROWS), steps, 0, width, columns, steps, True)
     of_queries, lines = _piece(table, own, OF_QUERIES), _piece(table, own, LINES_OF_SLOPES)
     keys, steps, all_steps = _piece(table, own, KEY_ROWS), (seen + 1) // 2, (seq + 1) // 2
-    multiply(of_queries, size, lines, KEYS // 2, 1, keys, all_steps, key // 2, rows, size, steps, key > 0)
+    multiply(of_queries, columns, lines, KEYS // 2, 1, keys, all_steps, key // 2, rows, columns, steps, key > 0)
 
 
 @helper
@@ -388,8 +389,8 @@ def _pair_up(pairs, numbers, rows, width):
 
 @helper
 def _write(sums, table, tensor, batch, head, start, rows):
-    size, step = table[CALL + 3], _step(table, tensor)
+    size, columns, step = table[CALL + 3], whole_vectors(table[CALL + 3]), _step(table, tensor)
     out, numbers = bf16s(_vector(table, tensor, batch, head, start)), fp32s(sums)
     for row in range(rows):
         for i in range(size):
-            store(out, row * step + i, numbers[row * size + i])
+            store(out, row * step + i, numbers[row * columns + i])

@@ -145,24 +145,34 @@ def multiply(c, c_row, a, a_row, a_step, b, b_steps, first_step, rows, columns, 
 
 
 @helper
+def whole_vectors(size):
+    """As many columns as whole vectors have that hold so many."""
+    return (size + LANES - 1) // LANES * LANES
+
+
+@helper
 def pack_rows(packed, source, distance, rows, size):
     """B whose steps are pairs of rows: (rows, size) bf16, rows `distance` numbers apart -> pairs of neighbouring rows.
 
-    A last row without a neighbour gets one of zeros. -> packed, with (rows + 1) // 2 steps of `size` columns.
+    A last row without a neighbour gets one of zeros. -> packed, with (rows + 1) // 2 steps, and columns of zeros up to
+    a multiple of 16.
     """
     out, numbers = uint32s(packed), bf16s(source)
-    steps, write = (rows + 1) // 2, 0
-    for column in range(0, size, WIDTH):
-        width = min(WIDTH, size - column)
-        for step in range(steps):
+    write, columns = 0, whole_vectors(size)
+    for column in range(0, columns, WIDTH):
+        width = min(WIDTH, columns - column)
+        count = min(width, size - column)
+        for step in range((rows + 1) // 2):
             upper = 2 * step * distance + column
             if 2 * step + 1 < rows:
-                for i in range(width):
+                for i in range(count):
                     lower = np.uint32(numbers[upper + distance + i]) << np.uint32(16)
                     out[write + i] = np.uint32(numbers[upper + i]) | lower
             else:
-                for i in range(width):
+                for i in range(count):
                     out[write + i] = np.uint32(numbers[upper + i])
+            for i in range(count, width):
+                out[write + i] = np.uint32(0)
             write += width
 
 
