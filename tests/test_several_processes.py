@@ -295,6 +295,7 @@ def test_the_store_of_config_knows_how_many_processes_there_were(finished):
     assert manifest["scaler"] is None
 
 
+@SLOW
 def test_a_reader_who_has_seen_enough_ends_all_silently(text, tmp_path):
     words = [sys.executable, "-m", "llamita", *train_words(text, tmp_path / "run", **{**TWO, "max_steps": 100_000})]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -282,6 +282,7 @@ def test_kernels_are_compiled_once_elsewhere_where_the_package_cannot_be_written
     assert (third.returncode, third.stderr.count("compiling")) == (0, 1), third.stderr
 
 
+@pytest.mark.slow
 def test_a_checked_build_finds_no_access_outside_its_memory_and_would(tmp_path):
     done = python(
         """
