@@ -34,6 +34,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 BLOCKS, TILES = attention_in_blocks.QUERIES, 0
 """Queries of a block: so many are multiplied by torch; fewer in tiles, where the processor can and head_dim allows."""
+both_ways = pytest.mark.parametrize("queries", [BLOCKS, TILES])
 
 
 def assert_attends(shape: tuple[int, int, int, int, int], queries: int, layout: str = "positions first") -> None:
@@ -53,7 +54,7 @@ def assert_attends(shape: tuple[int, int, int, int, int], queries: int, layout: 
         assert ((ours - theirs).abs() <= 4 * ROUNDING * theirs.abs().max()).all()
 
 
-@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+@both_ways
 @pytest.mark.parametrize(
     "shape",
     [
@@ -82,7 +83,7 @@ def test_attention_is_that_of_torch(shape, queries):
     assert_attends(shape, queries)
 
 
-@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+@both_ways
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 4, 2, 130, 16), (1, 2, 2, 9, 24)], ids=str)
 def test_attention_takes_heads_wherever_they_lie_in_memory(shape, layout, queries):
@@ -112,7 +113,7 @@ def test_attention_is_the_same_in_tiles_of_any_number_of_queries(queries):
     assert_attends((1, 4, 2, 300, 48), queries, "contiguous")
 
 
-@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+@both_ways
 @pytest.mark.parametrize("shape", [(0, 2, 2, 5, 16), (2, 2, 1, 0, 16)], ids=str)
 def test_attention_of_nothing_is_nothing(shape, queries):
     batch, heads, kv_heads, seq, head_dim = shape
@@ -122,7 +123,7 @@ def test_attention_of_nothing_is_nothing(shape, queries):
     assert [grad.shape for grad in grads] == [x.shape for x in inputs]
 
 
-@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+@both_ways
 def test_attention_looks_at_nothing_behind_the_query(queries):
     q, k, v = (drawn(1, 2, 200, 16, seed=seed) for seed in range(3))
     before = blocked_attention(q, k, v, queries)
@@ -132,7 +133,7 @@ def test_attention_looks_at_nothing_behind_the_query(queries):
     assert not torch.equal(before[:, :, 150:], after[:, :, 150:])
 
 
-@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+@both_ways
 def test_attention_that_is_sure_picks_one_value(queries):
     """Scores of some thousands, as of a model that goes wrong: no infinity, no NaN, and the right key."""
     keys = (torch.arange(128) + 1).view(1, 1, 128, 1) * torch.ones(16)
@@ -145,7 +146,7 @@ def test_attention_that_is_sure_picks_one_value(queries):
 
 @pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", range(3))
-@pytest.mark.parametrize("queries", [BLOCKS, TILES])
+@both_ways
 def test_attention_hands_on_what_is_no_number(bad, which, queries):
     inputs = [drawn(1, 2, 300, 16, seed=seed) for seed in range(3)]
     inputs[which][0, 1, 3, 5] = bad

@@ -69,8 +69,9 @@ def attend_backward(
     queries: int,
 ) -> None:
     """Fill `grads`, of q, k, v, from the gradient by `out`, which `attend` made of these, and the logs it returned."""
-    if attention_in_tiles.fits((*inputs, out, grad, *grads), queries):
-        attention_in_tiles.attend_backward(inputs, out, logs, grad, grads, queries)
+    tensors = *inputs, out, grad, *grads
+    if attention_in_tiles.fits(tensors, queries):
+        attention_in_tiles.attend_backward(tensors, logs, queries)
     else:
         attention_in_blocks.attend_backward(inputs, logs, grad, grads, queries)
 

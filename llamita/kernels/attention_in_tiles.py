@@ -37,7 +37,7 @@ from llamita.kernels.numbers import (
     take_rows,
     uint32s,
 )
-from llamita.kernels.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows, whole_vectors
+from llamita.kernels.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows, up_to
 from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
 from llamita.kernels.workspace import scratch
 
@@ -68,22 +68,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, logs: Tensor, queries: 
     _run(_attend, (q, k, v, out), logs, queries)
 
 
-def attend_backward(
-    inputs: tuple[Tensor, Tensor, Tensor],
-    out: Tensor,
-    logs: Tensor,
-    grad: Tensor,
-    grads: tuple[Tensor, Tensor, Tensor],
-    queries: int,
-) -> None:
-    """Fill `grads`, as `attention.attend_backward` does."""
-    _run(_attend_backward, (*inputs, out, grad, *grads), logs, queries)
+def attend_backward(tensors: tuple[Tensor, ...], logs: Tensor, queries: int) -> None:
+    """q, k, v, the result, its gradient, and what is filled with theirs: as `attention.attend_backward` does."""
+    _run(_attend_backward, tensors, logs, queries)
 
 
 def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, queries: int) -> None:
     q, k = tensors[:2]
-    (batch, heads, seq, size), kv_heads, block = q.shape, k.shape[1], _up_to(queries or QUERIES, 2)
-    pieces = _bytes_of_pieces(_up_to(seq, WIDTH), size, block)
+    (batch, heads, seq, size), kv_heads, block = q.shape, k.shape[1], up_to.py_func(queries or QUERIES, 2)
+    pieces = _bytes_of_pieces(up_to.py_func(seq, WIDTH), size, block)
     begins, own = [sum(pieces[:which]) for which in range(len(pieces))], sum(pieces)
     memory = scratch("tiles", torch.get_num_threads() * own, like=q, dtype=torch.uint8)
     room = memory, own, torch.zeros(1, dtype=torch.int64), *begins
@@ -94,15 +87,10 @@ def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, queries: int) ->
 
 def _bytes_of_pieces(seq: int, size: int, block: int) -> list[int]:
     """Of each piece of a thread's memory, in their order."""
-    columns = _up_to(size, LANES)
+    columns = up_to.py_func(size, LANES)
     packed = [seq * size * BF16] * 2 + [seq * columns * BF16] * 2 + [block * columns * BF16] * 2
     sums = [seq * columns * FP32] * 2 + [block * columns * FP32] + [block * KEYS * FP32] * 2
     return [*packed, *sums, *[block * KEYS * BF16] * 3, *[block * FP32] * 2]
-
-
-def _up_to(number: int, unit: int) -> int:
-    """The next multiple."""
-    return -(-number // unit) * unit
 
 
 @helper
@@ -156,15 +144,9 @@ def _fill(memory, begin, end, value):
 @helper
 def _hide(numbers, begin, seen, value):
     """Let the numbers behind those seen be `value`, as far as vectors reach that begin with a seen one -> how far."""
-    reach = (seen + AT_ONCE - 1) // AT_ONCE * AT_ONCE
+    reach = up_to(seen, AT_ONCE)
     _fill(numbers, begin + seen, begin + reach, value)
     return reach
-
-
-@helper
-def _widen(seen):
-    """Keys whose scores are computed: a multiple of what is packed together."""
-    return (seen + WIDTH - 1) // WIDTH * WIDTH
 
 
 @Body
@@ -191,11 +173,11 @@ def _attend(table):
 def _meet(table, own, queries, rows, start, key):
     """Let some queries meet the keys from `key` on."""
     _, _, seq, size, _ = _sizes(table)
-    seen, half, columns = min(KEYS, start + rows - key), size // 2, whole_vectors(size)
+    seen, half, columns = min(KEYS, start + rows - key), size // 2, up_to(size, LANES)
     scores, chances, results = _piece(table, own, SCORES), _piece(table, own, CHANCES), _piece(table, own, OF_QUERIES)
     keys, values = _piece(table, own, KEY_COLUMNS) + FP32 * key * half, _piece(table, own, VALUE_ROWS)
-    multiply(scores, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, _widen(seen), half, False)
-    _soften(table, own, rows, start + 1 - key, _widen(seen), key == 0)
+    multiply(scores, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, up_to(seen, WIDTH), half, False)
+    _soften(table, own, rows, start + 1 - key, up_to(seen, WIDTH), key == 0)
     steps, all_steps = (seen + 1) // 2, (seq + 1) // 2
     multiply(results, columns, chances, KEYS // 2, 1, values, all_steps, key // 2, rows, columns, steps, key > 0)
 
@@ -203,7 +185,7 @@ def _meet(table, own, queries, rows, start, key):
 @helper
 def _soften(table, own, rows, first_seen, width, is_first):
     """S -> P for the next keys, of which the first query sees `first_seen`; m, Σ and O change with them."""
-    columns, scale = whole_vectors(table[CALL + 3]), _scale(table)
+    columns, scale = up_to(table[CALL + 3], LANES), _scale(table)
     scores, chances = fp32s(_piece(table, own, SCORES)), bf16s(_piece(table, own, CHANCES))
     largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
     results = fp32s(_piece(table, own, OF_QUERIES))
@@ -214,7 +196,9 @@ def _soften(table, own, rows, first_seen, width, is_first):
             highest, before = _largest(scores, begin, reach) * scale, F(0.0)
             if not is_first:
                 highest = largest[row] if highest < largest[row] else highest
-                before = _scale_down(results, row * columns, columns, exp(largest[row] - highest), sums[row])
+                factor = exp(largest[row] - highest)
+                before = sums[row] * factor
+                _scale_down(results, row * columns, columns, factor)
             largest[row], sums[row] = highest, before + _soften_row(scores, chances, begin, reach, scale, highest)
         _fill(chances, begin + reach, begin + width, np.uint16(0))
 
@@ -222,25 +206,22 @@ def _soften(table, own, rows, first_seen, width, is_first):
 @helper
 def _largest(scores, begin, count):
     """The largest of some fp32 numbers; NaN where one is. An order of integers becomes vectors, that of floats not."""
-    highest = _order(scores, begin)
+    highest = _in_order(np.int32(bits_of(scores[begin])))
     for i in range(begin, begin + count):
-        highest = max(highest, _order(scores, i))
-    return fp32_of(np.uint32(highest ^ ((highest >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+        highest = max(highest, _in_order(np.int32(bits_of(scores[i]))))
+    return fp32_of(np.uint32(_in_order(highest)))
 
 
 @helper
-def _order(scores, i):
-    """An integer that grows as the number at place `i` does."""
-    bits = np.int32(bits_of(scores[i]))
+def _in_order(bits):
+    """The bits of fp32 numbers -> integers that grow as these do; and back."""
     return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
 @helper
-def _scale_down(results, begin, size, factor, total):
-    """-> the sum that belongs to these results, scaled down as they are."""
+def _scale_down(results, begin, size, factor):
     for i in range(begin, begin + size):
         results[i] *= factor
-    return total * factor
 
 
 @helper
@@ -257,7 +238,7 @@ def _soften_row(scores, chances, begin, count, scale, highest):
 @helper
 def _finish(table, own, batch, head, start, rows):
     """O / Σ and l."""
-    size, columns, step = table[CALL + 3], whole_vectors(table[CALL + 3]), _step(table, OUT)
+    size, columns, step = table[CALL + 3], up_to(table[CALL + 3], LANES), _step(table, OUT)
     out, logs = bf16s(_vector(table, OUT, batch, head, start)), _logs(table, batch, head, start)
     largest, sums = fp32s(_piece(table, own, LARGEST)), fp32s(_piece(table, own, SUMS))
     results = fp32s(_piece(table, own, OF_QUERIES))
@@ -277,12 +258,14 @@ def _attend_backward(table):
     while task < table[ROWS]:
         batch, shared = task // heads, task % heads
         _pack_head(table, own, batch, shared)
-        _fill(fp32s(of_keys), 0, _widen(seq) * whole_vectors(size), F(0.0))
-        _fill(fp32s(of_values), 0, _widen(seq) * whole_vectors(size), F(0.0))
+        _fill(fp32s(of_keys), 0, up_to(seq, WIDTH) * up_to(size, LANES), F(0.0))
+        _fill(fp32s(of_values), 0, up_to(seq, WIDTH) * up_to(size, LANES), F(0.0))
         for head in range(shared * groups, (shared + 1) * groups):
             for start in range(0, seq, block):
                 rows = min(block, seq - start)
                 _pack_queries(table, own, batch, head, start, rows)
+                if start + rows > KEYS:
+                    _average(table, own, batch, head, start, rows)
                 for key in range(0, start + rows, KEYS):
                     _meet_backward(table, own, batch, head, start, rows, key)
                 _write(_piece(table, own, OF_QUERIES), table, D_Q, batch, head, start, rows)
@@ -302,16 +285,25 @@ def _pack_head(table, own, batch, shared):
 
 @helper
 def _pack_queries(table, own, batch, head, start, rows):
-    """Also ΣO ∘ dO of each query."""
+    size, queries, grad = (
+        table[CALL + 3],
+        _vector(table, Q, batch, head, start),
+        _vector(table, GRAD, batch, head, start),
+    )
+    pack_rows(_piece(table, own, QUERY_ROWS), queries, _step(table, Q), rows, size)
+    pack_rows(_piece(table, own, GRAD_ROWS), grad, _step(table, GRAD), rows, size)
+
+
+@helper
+def _average(table, own, batch, head, start, rows):
+    """ΣO ∘ dO of each query."""
     size, grad_step, out_step = table[CALL + 3], _step(table, GRAD), _step(table, OUT)
-    grad, out = _vector(table, GRAD, batch, head, start), _vector(table, OUT, batch, head, start)
-    pack_rows(_piece(table, own, QUERY_ROWS), _vector(table, Q, batch, head, start), _step(table, Q), rows, size)
-    pack_rows(_piece(table, own, GRAD_ROWS), grad, grad_step, rows, size)
+    grad, out = bf16s(_vector(table, GRAD, batch, head, start)), bf16s(_vector(table, OUT, batch, head, start))
     means = fp32s(_piece(table, own, SUMS))
     for row in range(rows):
         mean = F(0.0)
         for i in range(size):
-            mean += load(bf16s(grad), row * grad_step + i) * load(bf16s(out), row * out_step + i)
+            mean += load(grad, row * grad_step + i) * load(out, row * out_step + i)
         means[row] = mean
 
 
@@ -320,13 +312,13 @@ def _meet_backward(table, own, batch, head, start, rows, key):
     """What some queries and the keys from `key` on add to their gradients."""
     _, _, seq, size, _ = _sizes(table)
     seen, half, steps = min(KEYS, start + rows - key), size // 2, (rows + 1) // 2
-    width, here, columns = _widen(seen), FP32 * key * half, whole_vectors(size)
+    width, here, columns = up_to(seen, WIDTH), FP32 * key * half, up_to(size, LANES)
     queries, grads = _vector(table, Q, batch, head, start), _vector(table, GRAD, batch, head, start)
     chances, keys = _piece(table, own, SCORES), _piece(table, own, KEY_COLUMNS) + here
     multiply(chances, KEYS, queries, _step(table, Q) // 2, 1, keys, half, 0, rows, width, half, False)
     slopes, values = _piece(table, own, SLOPES), _piece(table, own, VALUE_COLUMNS) + here
     multiply(slopes, KEYS, grads, _step(table, GRAD) // 2, 1, values, half, 0, rows, width, half, False)
-    meets_all = key == 0 and start + rows <= KEYS
+    meets_all = start + rows <= KEYS
     _descend(table, own, _logs(table, batch, head, start), rows, start + 1 - key, width, meets_all)
     of_values, pairs = _piece(table, own, OF_VALUES) + FP32 * key * columns, _piece(table, own, CHANCES)
     multiply(of_values, columns, pairs, 1, KEYS, _piece(table, own, GRAD_ROWS), steps, 0, width, columns, steps, True)
@@ -389,7 +381,7 @@ def _pair_up(pairs, numbers, rows, width):
 
 @helper
 def _write(sums, table, tensor, batch, head, start, rows):
-    size, columns, step = table[CALL + 3], whole_vectors(table[CALL + 3]), _step(table, tensor)
+    size, columns, step = table[CALL + 3], up_to(table[CALL + 3], LANES), _step(table, tensor)
     out, numbers = bf16s(_vector(table, tensor, batch, head, start)), fp32s(sums)
     for row in range(rows):
         for i in range(size):

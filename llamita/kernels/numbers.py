@@ -19,7 +19,7 @@ helper: Any = njit(error_model="numpy", fastmath=set(REWRITES), no_cpython_wrapp
 F = np.float32
 
 
-def pointer_to(kind: Any) -> Any:
+def _pointer_to(kind: Any) -> Any:
     """A function (address) -> what lies there, as an array without an end."""
 
     @intrinsic
@@ -32,11 +32,11 @@ def pointer_to(kind: Any) -> Any:
     return pointer
 
 
-bf16s = pointer_to(types.uint16)
-fp32s = pointer_to(types.float32)
-uint32s = pointer_to(types.uint32)
-fp64s = pointer_to(types.float64)
-int64s = pointer_to(types.int64)
+bf16s = _pointer_to(types.uint16)
+fp32s = _pointer_to(types.float32)
+uint32s = _pointer_to(types.uint32)
+fp64s = _pointer_to(types.float64)
+int64s = _pointer_to(types.int64)
 
 
 def _same_bits(given: Any, seen: Any) -> Any:

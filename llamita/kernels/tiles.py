@@ -145,9 +145,9 @@ def multiply(c, c_row, a, a_row, a_step, b, b_steps, first_step, rows, columns, 
 
 
 @helper
-def whole_vectors(size):
-    """As many columns as whole vectors have that hold so many."""
-    return (size + LANES - 1) // LANES * LANES
+def up_to(number, unit):
+    """The next multiple of `unit`. (Python calls `up_to.py_func`.)"""
+    return (number + unit - 1) // unit * unit
 
 
 @helper
@@ -158,7 +158,7 @@ def pack_rows(packed, source, distance, rows, size):
     a multiple of 16.
     """
     out, numbers = uint32s(packed), bf16s(source)
-    write, columns = 0, whole_vectors(size)
+    write, columns = 0, up_to(size, LANES)
     for column in range(0, columns, WIDTH):
         width = min(WIDTH, columns - column)
         count = min(width, size - column)
