@@ -5,9 +5,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
+from llamita.kernels.cross_entropy import linear_cross_entropy as native_linear_cross_entropy
 from llamita.model import Llama, LMHead, ModelConfig, cross_entropy
-from llamita.model.loss import _LinearCrossEntropy
+from llamita.model.loss import _LinearCrossEntropy, linear_cross_entropy
 
 REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -121,6 +123,20 @@ def test_the_head_never_holds_the_logits_of_all_tokens():
     with Watch():
         head(hidden, torch.randint(vocab_size, (1, tokens))).backward()
     assert largest == _LinearCrossEntropy.TOKENS_AT_ONCE * vocab_size
+
+
+@pytest.mark.parametrize("kernel", [linear_cross_entropy, native_linear_cross_entropy], ids=["plain", "native"])
+def test_where_nobody_learns_the_head_multiplies_only_what_makes_the_logits(kernel):
+    """An evaluation that makes gradients to forget them takes three times as long."""
+    dtype = torch.bfloat16 if kernel is native_linear_cross_entropy else torch.float32
+    hidden, head, targets = torch.randn(700, 16, dtype=dtype), LMHead(16, 40), drawn_targets(40, 700)
+    torch.nn.init.normal_(head.weight)
+    with torch.no_grad(), FlopCounterMode(display=False) as evaluating:
+        nats = kernel(hidden, head.weight, targets)
+    with FlopCounterMode(display=False) as learning:
+        assert torch.equal(nats, kernel(hidden, head.weight, targets).detach())
+    assert evaluating.get_total_flops() == 2 * 700 * 16 * 40
+    assert learning.get_total_flops() == 3 * 2 * 700 * 16 * 40
 
 
 def test_without_gradients_the_head_gives_the_same_loss():

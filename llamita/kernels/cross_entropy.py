@@ -33,7 +33,10 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, tokens
     """
     targets = targets.long().contiguous()
     require_within(targets, IGNORED, len(weight) - 1, "a target")
-    return _LinearCrossEntropy.apply(hidden, weight, targets, tokens or tokens_of_slice(len(weight)))  # type: ignore[return-value]
+    # Asked here: within `forward` nobody learns, and `needs_input_grad` says yes even where nobody does.
+    learning = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    at_once = tokens or tokens_of_slice(len(weight))
+    return _LinearCrossEntropy.apply(hidden, weight, targets, at_once, learning)  # type: ignore[return-value]
 
 
 def tokens_of_slice(vocab_size: int) -> int:
@@ -43,11 +46,10 @@ def tokens_of_slice(vocab_size: int) -> int:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, at_once: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, at_once: int, learning: bool) -> Tensor:
         narrow = weight.to(hidden.dtype)  # used by every slice: not in the workspace, where the layers' weights are
         logits = scratch("joined", min(at_once, len(hidden)), len(weight), like=hidden)
         nats = torch.empty(len(hidden))
-        learning = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden) if learning else None
         grad_weight = (torch.empty if len(hidden) else torch.zeros)(weight.shape) if learning else None
         # Without values, slices only tell what memory they take, and behind the second all take the same.
@@ -65,10 +67,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return nats.sum()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden.mul_(scale), grad_weight.mul_(scale).to(ctx.weight_dtype), None, None
+        return grad_hidden.mul_(scale), grad_weight.mul_(scale).to(ctx.weight_dtype), None, None, None
 
 
 def _descend(logits: Tensor, targets: Tensor, nats: Tensor) -> None:

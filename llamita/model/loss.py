@@ -55,7 +55,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
     hidden (tokens, hidden), weight (vocab_size, hidden), targets (tokens,) -> () fp32.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[return-value]
+    # Asked here: within `forward` nobody learns, and `needs_input_grad` says yes even where nobody does.
+    learning = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, learning)  # type: ignore[return-value]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -70,9 +72,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     TOKENS_AT_ONCE = 512
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, learning: bool) -> Tensor:
         nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        learning = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden) if learning else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None
         for first in range(0, len(hidden), _LinearCrossEntropy.TOKENS_AT_ONCE):
@@ -89,10 +90,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return nats
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs
-        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(ctx.weight_dtype), None
+        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(ctx.weight_dtype), None, None
 
 
 def _loss_and_slope(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
