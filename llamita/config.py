@@ -225,8 +225,9 @@ class ExecutionConfig:
     """Steps between lines of metrics.jsonl, or `epoch`."""
     eval_every: Interval = 500
     """Steps between evaluations on the validation set, or `epoch`."""
-    eval_sequences: int = 500
-    """Validation windows of each evaluation while training, evenly spread and always the same; 0: all."""
+    eval_sequences: int | Literal["auto"] = "auto"
+    """Validation windows of each evaluation while training, evenly spread and always the same; 0: all. auto: as many
+    as have 64,000 tokens, or all where the loss is compared with a floor, as that of the built-in stories."""
     save_every: Interval = 500
     """Steps between checkpoints, or `epoch`. The best evaluation is saved, too, and always kept."""
     keep_last: int = 2
@@ -237,19 +238,18 @@ class ExecutionConfig:
     """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "sample_count", *_in_steps(self, "log_every", "eval_every", "save_every"))
-        require_not_negative(self, "world_size", "threads", "eval_sequences", "keep_last")
-        if self.micro_batch_size != "auto":
-            require_not_negative(self, "micro_batch_size")
-        require_positive(self, *(name for name in ("attention_block", "head_block") if getattr(self, name) != "auto"))
-        require_not_negative(self, *_in_steps(self, "sample_every"))
+        require_positive(self, "sample_count", *_numbers(self, "log_every", "eval_every", "save_every"))
+        require_not_negative(self, "world_size", "threads", "keep_last")
+        require_not_negative(self, *_numbers(self, "micro_batch_size", "eval_sequences"))
+        require_positive(self, *_numbers(self, "attention_block", "head_block"))
+        require_not_negative(self, *_numbers(self, "sample_every"))
         if self.threads > MOST_THREADS:
             raise UserError(f"threads is {self.threads:,}, but at most {MOST_THREADS:,} are started")
 
 
-def _in_steps(config: ExecutionConfig, *names: str) -> list[str]:
-    """Those of these intervals that are numbers of steps."""
-    return [name for name in names if getattr(config, name) != "epoch"]
+def _numbers(config: ExecutionConfig, *names: str) -> list[str]:
+    """Those of these settings that are numbers, not `auto` or `epoch`."""
+    return [name for name in names if not isinstance(getattr(config, name), str)]
 
 
 @dataclass(frozen=True)

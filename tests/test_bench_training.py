@@ -271,7 +271,7 @@ def test_the_command_prints_tables_and_keeps_what_a_later_one_compares_with(monk
         (["--contexts", "0"], "--contexts: 0 is no length"),
         (["--rounds", "0"], "--rounds is 0"),
         (["--threads", "-1"], "--threads is -1"),
-        (["--end_to_end", "--steps", "0"], "--max_steps is 0, but must be above 0"),
+        (["--end_to_end", "--steps", "0"], "max_steps is 0, but must be above 0"),
         (["--end_to_end", "--shapes", "4"], "--end_to_end: made-up words have no vocabulary of 65"),
         (["--nanogpt", "nowhere"], "--nanogpt nowhere: there is no model.py"),
         (["--litgpt", "nowhere"], "--litgpt nowhere: there is no litgpt/model.py"),

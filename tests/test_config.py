@@ -52,7 +52,7 @@ def other_value(name: str, value: object) -> object:
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
                "precision": "fp32", "kernels": "plain", "compile": "on", "attention_block": 64, "head_block": 256,
                "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
-               "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
+               "eval_sequences": 9, "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
                "norm_position": "post", "position": "learned", "mlp": "gelu", "rope_scaling_factor": 8.0}  # fmt: skip
     if name in special:
         return special[name]

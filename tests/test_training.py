@@ -36,6 +36,7 @@ from llamita.config import GenerationConfig
 from llamita.corpus.stories import validation_stories
 from llamita.data import BatchOrder, open_dataset
 from llamita.errors import UserError
+from llamita.evaluate import Evaluation
 from llamita.generate.engine import generate_ids
 from llamita.model import Llama, ModelConfig
 from llamita.parallel import Processes
@@ -169,6 +170,27 @@ def test_every_evaluation_scores_the_same_windows(text, tmp_path, monkeypatch):
     assert command(*train_words(text, tmp_path / "run", eval_sequences=5)) == 0
     assert scored == [scored[0]] * 4
     assert len(set(scored[0])) == 5
+
+
+@pytest.mark.parametrize(("data", "expected"), [("text", [5] * 2), ("stories", [500] * 2)])
+def test_by_default_a_part_is_scored_but_all_where_a_floor_tells_what_all_can_reach(
+    text, tmp_path, monkeypatch, data, expected
+):
+    scored = []
+
+    def spy(model, windows, lengths, indices, precision):
+        scored.append(len(indices))
+        return Evaluation(1.0, 1, 1)
+
+    monkeypatch.setattr(llamita.train.steps, "evaluate_loss", spy)
+    monkeypatch.setattr(llamita.train.steps, "EVAL_TOKENS", 70)  # of windows of 16
+    options = {**TINY, "eval_sequences": "auto", "max_steps": 1}
+    if data == "stories":
+        options |= {"tokenizer": "bpe", "vocab_size": 300, "max_seq_len": 1000, "data": "stories", "max_documents": 20}
+    else:
+        options |= {"data": text}
+    assert command("train", *flags(**options, output_dir=tmp_path / "run")) == 0
+    assert scored == expected
 
 
 @pytest.mark.parametrize("directory", [None, "here"])

@@ -10,11 +10,12 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llamita.bench.shapes import Shape, Task
 from llamita.bench.training_results import WholeRun
 from llamita.bench.workers import Worker, closing_all
+from llamita.checks import require_not_negative, require_positive
 from llamita.config import ExecutionConfig, RunConfig
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT
@@ -32,8 +33,8 @@ class WholeRunSetting:
     max_steps: int = 400
     every: int = 100
     """Steps between evaluations, samples and checkpoints."""
-    eval_sequences: int = ExecutionConfig.eval_sequences
-    """Of each evaluation."""
+    eval_sequences: int | Literal["auto"] = ExecutionConfig.eval_sequences
+    """Of each evaluation; 0: all."""
     sample_count: int = ExecutionConfig.sample_count
     """Samples each time."""
     turns: int = 10
@@ -44,9 +45,9 @@ class WholeRunSetting:
 
     def check(self, shape: Shape) -> None:
         """Raise `UserError` where there can be no such run at this shape."""
-        for name in ("max_steps", "every", "eval_sequences", "sample_count"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}, but must be above 0")
+        require_positive(self, "max_steps", "every", "sample_count")
+        if self.eval_sequences != "auto":
+            require_not_negative(self, "eval_sequences")
         if not VOCABULARIES[0] <= shape.vocab_size <= VOCABULARIES[1]:
             raise UserError(
                 f"--end_to_end: made-up words have no vocabulary of {shape.vocab_size:,}: put another of --shapes first"

@@ -1,6 +1,7 @@
 """`llamita bench tokenizer` and `llamita bench train`."""
 
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App
 
@@ -55,7 +56,7 @@ def train(
     end_to_end: bool = False,
     max_steps: int = 400,
     every: int = 100,
-    eval_sequences: int = ExecutionConfig.eval_sequences,
+    eval_sequences: int | Literal["auto"] = ExecutionConfig.eval_sequences,
     sample_count: int = ExecutionConfig.sample_count,
     json: Path | None = None,
     against: Path | None = None,
@@ -84,8 +85,8 @@ def train(
         Of that run.
     every: int
         Steps between its evaluations, samples and checkpoints.
-    eval_sequences: int
-        Of each of its evaluations.
+    eval_sequences: int | Literal["auto"]
+        Validation windows of each of its evaluations; 0: all.
     sample_count: int
         Samples that it draws each time.
     json: Path

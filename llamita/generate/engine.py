@@ -14,7 +14,7 @@ from llamita.randomness import key
 PADDING = -1
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode autocast would narrow all weights again for each token
 def generate_ids(
     model: Llama, prompts: Sequence[Sequence[int]], config: GenerationConfig, end_id: int | None = None
 ) -> Iterator[list[int | None]]:

@@ -36,14 +36,16 @@ def sample_logits(
 
 def _likeliest(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The k likeliest of (batch, vocab_size), or all for 0, falling, and their ids; of equals the smaller id first."""
-    if 0 < top_k < probabilities.shape[-1]:
-        kept, ids = probabilities.topk(top_k, dim=-1)
-        if (probabilities >= kept[:, -1:]).sum() == kept.numel():  # no equals, of which `topk` would take any
-            ids = ids.sort(dim=-1).values
-            kept, order = probabilities.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
-            return kept, ids.gather(-1, order)
-    kept, ids = probabilities.sort(dim=-1, descending=True, stable=True)
-    return (kept[:, :top_k], ids[:, :top_k]) if top_k > 0 else (kept, ids)
+    if not 0 < top_k < probabilities.shape[-1]:
+        return probabilities.sort(dim=-1, descending=True, stable=True)
+    kept, ids = probabilities.topk(top_k, dim=-1)
+    if (probabilities >= (least := kept[:, -1:])).sum() > kept.numel():  # of equals, `topk` takes any
+        room = top_k - (probabilities > least).sum(dim=-1, keepdim=True)
+        equal = probabilities == least
+        ids = probabilities.masked_fill(equal & (equal.cumsum(dim=-1) > room), -1.0).topk(top_k, dim=-1).indices
+    ids = ids.sort(dim=-1).values
+    kept, order = probabilities.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    return kept, ids.gather(-1, order)
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

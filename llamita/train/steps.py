@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ from llamita.train.checkpoint import save_checkpoint
 from llamita.train.run import Run
 
 SAMPLE_TOKENS = 256
+EVAL_TOKENS = 64_000  # scored in the time of five steps of 4,096 tokens
+WORTH_NARROWING = (
+    4_000_000  # parameters: the weights of smaller models are read in no time, of larger ones in most of it
+)
 SMALLEST_SCALE = 2**-14  # of the loss in fp16: below it, what is small is lost altogether
 
 
@@ -75,7 +80,7 @@ def micro_batch_seconds(run: Run, rows: int) -> float:
 
 def evaluate(run: Run) -> Evaluation:
     """Score the validation set: at every evaluation the same windows, of which each process takes its share."""
-    indices = spread(len(run.data.validation), run.config.run.eval_sequences)
+    indices = spread(len(run.data.validation), _evaluated_windows(run))
     own = indices[run.processes.share(len(indices))]
     part = evaluate_loss(run.model, run.data.validation, run.data.tokenizer.byte_lengths, own, run.hardware.autocast)
     nats, targets, size = (run.processes.sum(value) for value in (part.nats, part.targets, part.bytes))
@@ -87,6 +92,17 @@ def evaluate(run: Run) -> Evaluation:
     return result
 
 
+def _evaluated_windows(run: Run) -> int:
+    """How many windows an evaluation scores; 0: all, as where a floor is known, which is that of all together."""
+    wanted = run.config.run.eval_sequences
+    if wanted != "auto":
+        return wanted
+    if run.data.floor is not None:
+        return 0
+    tokens = len(run.data.prepared.validation) / len(run.data.validation)
+    return math.ceil(EVAL_TOKENS / min(tokens, run.config.model.max_seq_len))
+
+
 def draw_samples(run: Run) -> None:
     """Let the model write, print one text and log all of them. One process does, the others wait at the next step."""
     if not run.processes.is_main:
@@ -94,7 +110,8 @@ def draw_samples(run: Run) -> None:
     seed = key(run.config.training.seed, "samples", run.state.step)
     config = GenerationConfig(max_new_tokens=SAMPLE_TOKENS, seed=seed)
     run.model.eval()
-    texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
+    with run.hardware.autocast() if run.num_parameters > WORTH_NARROWING else nullcontext():
+        texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
     run.model.train()
     accepted = acceptance(texts) if run.config.data.is_stories else None
     run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
