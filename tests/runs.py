@@ -73,11 +73,6 @@ forks.set_forkserver_preload(
         "torch._dynamo",  # a second of imports, which torch puts off to the first step of an optimizer
         "llamita.kernels.adamw",
         "llamita.kernels.squares",
-        "numba.core.ccallback",  # and what numba puts off to the first kernel
-        "numba.misc.cffiimpl",
-        "numba.np.polynomial",
-        "numba.np.random.generator_methods",
-        "numba.typed",
         "pytest",  # which every process imports, for the module that its function is in
         "rich._emoji_codes",
     ]

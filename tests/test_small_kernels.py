@@ -10,18 +10,20 @@ from nearness import BF16, LAYOUTS, ROUNDING, assert_rounded_once, distance, dra
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llamita.kernels import norm, workers
+from llamita.kernels import norm
 from llamita.kernels.adamw import adamw
 from llamita.kernels.attention import blocked_attention
 from llamita.kernels.attention_in_blocks import QUERIES
 from llamita.kernels.cross_entropy import linear_cross_entropy
 from llamita.kernels.flat import STRETCH, Row, Update, can_update
 from llamita.kernels.gate import gated_silu
+from llamita.kernels.loops import workers
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import exp, fp32s, take_rows
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS
 from llamita.kernels.norm import rms_norm
-from llamita.kernels.numbers import exp, fp32s, take_rows
 from llamita.kernels.rotation import rotate
 from llamita.kernels.squares import joint_norm
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body
 from llamita.model.positions import rotate_pairs
 from llamita.optim import AdamW, clip_grad_norm_
 from llamita.optim.adamw import _plain_adamw

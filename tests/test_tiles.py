@@ -7,11 +7,12 @@ import torch
 from nearness import BF16, distance, drawn, needs_bf16_products
 from torch import Tensor
 
-from llamita.kernels import attention_in_blocks, attention_in_tiles, workers
+from llamita.kernels import attention_in_blocks, attention_in_tiles
 from llamita.kernels.attention import blocked_attention, sizes_of_blocks
-from llamita.kernels.numbers import bf16s, fp32s, narrow
-from llamita.kernels.tiles import multiply, pack_columns, pack_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, Body, run
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import bf16s, fp32s, narrow
+from llamita.kernels.loops.tiles import multiply, pack_columns, pack_rows
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, run
 
 A = FIRST_ARGUMENT
 
@@ -85,16 +86,6 @@ def test_columns_that_are_rows_in_memory_are_packed_up_to_a_full_tile(shape):
     run(_multiply_columns, 1, 1, c, a, b, packed, rows, inner, columns, width)
     assert distance(c[:, :columns], a.double() @ b.double().T) < 1e-6
     assert (c[:, columns:] == 0).all()
-
-
-def test_loops_are_compiled_anew_when_their_helpers_change(monkeypatch):
-    kept = Body(lambda table: None).function.__qualname__
-    monkeypatch.setattr(workers, "HELPERS", ("numbers.py",))
-    workers._version_of_helpers.cache_clear()
-    changed = Body(lambda table: None).function.__qualname__
-    workers._version_of_helpers.cache_clear()
-    assert kept.rsplit("-", 1)[0] == changed.rsplit("-", 1)[0]
-    assert kept != changed
 
 
 def test_a_processor_without_the_instructions_multiplies_by_torch(monkeypatch):

@@ -2,6 +2,5 @@
 
 Each file is one piece, with its mathematics: forward and backward by hand. They are put in the place of the plain
 functions of the model from outside (`train/acceleration.py`); the plain ones stay the text to read, and what tests
-compare these with. `workers.py` runs a loop on all threads, `numbers.py` knows how bf16 lies in memory, and `tiles.py`
-how the processor multiplies it.
+compare these with. What the loops are written in, and how they are compiled and run, is in `loops/`.
 """

@@ -11,8 +11,9 @@ take one after the other. So a thousand small parameters cost one call.
 from collections.abc import Sequence
 
 from llamita.kernels.flat import Row, Update, stretches
-from llamita.kernels.numbers import F, end_of, fp32s, fp64, int64s, sqrt, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, exact_body, run
+from llamita.kernels.loops.machine_code import exact_body
+from llamita.kernels.loops.numbers import F, end_of, fp32s, fp64, int64s, sqrt, take_rows
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, run
 
 
 def adamw(rows: Sequence[Row], update: Update) -> None:

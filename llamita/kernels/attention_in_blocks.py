@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import (
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import (
     F,
     bf16s,
     copy_bf16s,
@@ -31,7 +32,7 @@ from llamita.kernels.numbers import (
     store,
     take_rows,
 )
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, has_no_values, run
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, has_no_values, run
 from llamita.kernels.workspace import scratch
 
 QUERIES = 128  # of a block, where nobody says how many

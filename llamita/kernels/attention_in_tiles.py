@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import (
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import (
     F,
     add_together,
     bf16s,
@@ -37,8 +38,8 @@ from llamita.kernels.numbers import (
     take_rows,
     uint32s,
 )
-from llamita.kernels.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows, up_to
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.loops.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows, up_to
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, run
 from llamita.kernels.workspace import scratch
 
 QUERIES = 32  # of a block, where nobody says how many
@@ -75,8 +76,8 @@ def attend_backward(tensors: tuple[Tensor, ...], logs: Tensor, queries: int) -> 
 
 def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, queries: int) -> None:
     q, k = tensors[:2]
-    (batch, heads, seq, size), kv_heads, block = q.shape, k.shape[1], up_to.py_func(queries or QUERIES, 2)
-    pieces = _bytes_of_pieces(up_to.py_func(seq, WIDTH), size, block)
+    (batch, heads, seq, size), kv_heads, block = q.shape, k.shape[1], up_to(queries or QUERIES, 2)
+    pieces = _bytes_of_pieces(up_to(seq, WIDTH), size, block)
     begins, own = [sum(pieces[:which]) for which in range(len(pieces))], sum(pieces)
     memory = scratch("tiles", torch.get_num_threads() * own, like=q, dtype=torch.uint8)
     room = memory, own, torch.zeros(1, dtype=torch.int64), *begins
@@ -87,7 +88,7 @@ def _run(body: Body, tensors: tuple[Tensor, ...], logs: Tensor, queries: int) ->
 
 def _bytes_of_pieces(seq: int, size: int, block: int) -> list[int]:
     """Of each piece of a thread's memory, in their order."""
-    columns = up_to.py_func(size, LANES)
+    columns = up_to(size, LANES)
     packed = [seq * size * BF16] * 2 + [seq * columns * BF16] * 2 + [block * columns * BF16] * 2
     sums = [seq * columns * FP32] * 2 + [block * columns * FP32] + [block * KEYS * FP32] * 2
     return [*packed, *sums, *[block * KEYS * BF16] * 3, *[block * FP32] * 2]

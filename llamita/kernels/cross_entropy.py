@@ -14,8 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import F, bf16s, end_of, exp, fp32s, in_order, int64s, load, log, order, store, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, has_no_values, require_within, run
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import (
+    F,
+    bf16s,
+    end_of,
+    exp,
+    fp32s,
+    in_order,
+    int64s,
+    load,
+    log,
+    order,
+    store,
+    take_rows,
+)
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, has_no_values, require_within, run
 from llamita.kernels.workspace import scratch
 from llamita.targets import IGNORED
 

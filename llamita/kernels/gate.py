@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import F, bf16s, end_of, exp, load, store, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import F, bf16s, end_of, exp, load, store, take_rows
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, run
 
 AT_ONCE = 1 << 14  # elements
 

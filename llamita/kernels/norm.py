@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import F, bf16s, end_of, fp32s, fp64, load, sqrt, store_any, take_rows
-from llamita.kernels.workers import AT_ONCE, FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import F, bf16s, end_of, fp32s, fp64, load, sqrt, store_any, take_rows
+from llamita.kernels.loops.workers import AT_ONCE, FIRST_ARGUMENT, ROWS, run
 
 ELEMENTS_AT_ONCE = 1 << 14
 

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import bf16s, end_of, fp32s, load, store_any, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, run
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import bf16s, end_of, fp32s, load, store_any, take_rows
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, run
 from llamita.kernels.workspace import scratch
 
 ELEMENTS_AT_ONCE = 1 << 13

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamita.kernels.numbers import F, bf16s, copy_bf16s, fp32s, helper, int64s, load, store, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, require_within, run
+from llamita.kernels.loops.machine_code import Body
+from llamita.kernels.loops.numbers import F, bf16s, copy_bf16s, fp32s, helper, int64s, load, store, take_rows
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, require_within, run
 
 _remembered = threading.local()
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.flat import stretches
-from llamita.kernels.numbers import F, end_of, fp32s, fp64, fp64s, int64s, take_rows
-from llamita.kernels.workers import FIRST_ARGUMENT, ROWS, Body, exact_body, run
+from llamita.kernels.loops.machine_code import Body, exact_body
+from llamita.kernels.loops.numbers import F, end_of, fp32s, fp64, fp64s, int64s, take_rows
+from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS, run
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from llamita.kernels.workers import has_no_values
+from llamita.kernels.loops.workers import has_no_values
 
 BF16 = torch.bfloat16
 WHOLE: tuple[int, ...] = ()

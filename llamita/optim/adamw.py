@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from llamita.kernels.adamw import adamw
 from llamita.kernels.flat import Row, Update, can_update
 
 
@@ -52,7 +53,7 @@ class AdamW(Optimizer):
             for step, rows in self._rows(group).items():
                 beta1, beta2 = group["betas"]
                 update = Update(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step)
-                (_native_adamw if can_update(rows) else _plain_adamw)(rows, update)
+                (adamw if can_update(rows) else _plain_adamw)(rows, update)
         return loss
 
     def _rows(self, group: dict[str, Any]) -> dict[int, list[Row]]:
@@ -71,12 +72,6 @@ class AdamW(Optimizer):
         state["step"] = 0
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         return state
-
-
-def _native_adamw(rows: Sequence[Row], update: Update) -> None:
-    from llamita.kernels.adamw import adamw  # not before it is needed: numba takes a while to import
-
-    adamw(rows, update)
 
 
 def _plain_adamw(rows: Sequence[Row], update: Update) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.flat import lies_flat
+from llamita.kernels.squares import joint_norm, scale_together
 
 
 @torch.no_grad()
@@ -20,8 +21,6 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     if not grads:
         return torch.zeros(())
     if all(lies_flat(grad) for grad in grads):
-        from llamita.kernels.squares import joint_norm, scale_together  # not before: numba takes a while to import
-
         norm = joint_norm(grads)
         if norm > max_norm:
             scale_together(grads, (max_norm / (norm + 1e-6)).item())

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from llamita.config import ExecutionConfig, ModelConfig
+from llamita.kernels import workspace
+from llamita.kernels.attention import blocked_attention, sizes_of_blocks
+from llamita.kernels.cross_entropy import linear_cross_entropy, tokens_of_slice
 from llamita.parallel import Processes
 from llamita.train.hardware import Blocks, Hardware
 
@@ -45,27 +48,17 @@ def choose_blocks(
             sizes[name], reasons[name] = _fastest(trial(model, rows), processes)
         else:
             sizes[name], reasons[name] = asked, "asked for"
-    _forget_trials()
+    workspace.clear()  # what is chosen may need less
     return dataclasses.replace(hardware, blocks=Blocks(**sizes), reasons=reasons)
 
 
-def _forget_trials() -> None:
-    from llamita.kernels import workspace  # not before: numba takes a while to import
-
-    workspace.clear()  # what is chosen may need less
-
-
 def _try_attention(model: ModelConfig, rows: int) -> dict[int, float]:
-    from llamita.kernels.attention import blocked_attention, sizes_of_blocks
-
     counts = model.num_heads, model.num_kv_heads, model.num_kv_heads
     q, k, v = (_drawn(rows, count, model.max_seq_len, model.head_dim) for count in counts)
     return _seconds(sizes_of_blocks(q, k, v), lambda size: blocked_attention(q, k, v, size))
 
 
 def _try_head(model: ModelConfig, rows: int) -> dict[int, float]:
-    from llamita.kernels.cross_entropy import linear_cross_entropy, tokens_of_slice
-
     tokens = rows * model.max_seq_len
     hidden, targets = _drawn(tokens, model.hidden_size), torch.zeros(tokens, dtype=torch.int64)
     weight = torch.zeros(model.vocab_size, model.hidden_size, requires_grad=True)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from llamita.config import RunConfig
 from llamita.errors import UserError
 from llamita.targets import IGNORED
 from llamita.train.hardware import Hardware
+
+Kind = Literal["off", "on", "graphs"]
 
 PAYS_AFTER = {"cpu": 600, "cuda": 180}
 """Seconds of training after which the wait is won back. On two CPU cores it is 20 s, and a tenth of a step is saved; on
@@ -21,26 +22,26 @@ TYPICAL_SHARE = 0.4  # of the matrix peak that a step reaches before it is compi
 COMPILERS = "c++", "g++", "clang++"
 
 
-def choose_compile(config: RunConfig, hardware: Hardware, expected_flops: float, peak: float) -> tuple[bool, str]:
-    """Whether to compile, and why. Raises `UserError` where it is asked for, but cannot be done.
+def choose_compile(
+    wish: Kind | Literal["auto"], hardware: Hardware, expected_flops: float, peak: float
+) -> tuple[Kind, str]:
+    """How to compile, and why. Raises `UserError` where it is asked for, but cannot be done.
 
     `expected_flops`: of the steps that are left; `peak`: FLOP/s of the matrix units, as of `matrix_peak`.
     """
-    wish, problem = config.run.compile, compile_problem(hardware.device)
-    if wish == "graphs":
-        problem = problem or graphs_problem(config, hardware.device)
+    problem = compile_problem(hardware.device)
     if wish in ("on", "graphs") and problem:
         raise UserError(f"--compile {wish}: {problem}; use --compile auto or off")
     if wish != "auto":
-        return wish != "off", "asked for"
+        return wish, "asked for"
     if hardware.computes_natively:
-        return False, "own kernels need no wait"
+        return "off", "own kernels need no wait"
     if problem:
-        return False, problem
+        return "off", problem
     seconds, least = expected_flops / (peak * TYPICAL_SHARE), PAYS_AFTER[torch.device(hardware.device).type]
     if seconds < least:
-        return False, f"the run is too short to win back the wait: about {seconds:,.0f} s"
-    return True, f"the run is long enough: about {seconds:,.0f} s"
+        return "off", f"the run is too short to win back the wait: about {seconds:,.0f} s"
+    return "on", f"the run is long enough: about {seconds:,.0f} s"
 
 
 def compile_problem(device: str) -> str | None:
@@ -57,18 +58,20 @@ def compile_problem(device: str) -> str | None:
     return None
 
 
-def graphs_problem(config: RunConfig, device: str) -> str | None:
-    """What stands in the way of CUDA graphs, in a few words; None where nothing is known to.
+def require_graphs(device: str, micro_batches: int, processes: int) -> None:
+    """Raise `UserError` where steps of so many micro-batches in so many processes can't be CUDA graphs.
 
     What a graph computes lies where its next replay will write: gradients have to be used up by then.
     """
     if torch.device(device).type != "cuda":
-        return "CUDA graphs need a GPU of NVIDIA's"
-    if config.training.grad_accum_steps > 1 or config.run.micro_batch_size:
-        return "CUDA graphs take a batch at once: leave out --grad_accum_steps and --micro_batch_size"
-    if config.run.world_size > 1:
-        return "CUDA graphs are for one process"
-    return None
+        raise UserError("--compile graphs: CUDA graphs need a GPU of NVIDIA's; use --compile auto or off")
+    if micro_batches > 1:
+        raise UserError(
+            f"--compile graphs: CUDA graphs take an update at once, not {micro_batches} parts of it: lower "
+            "--batch_size to what fits, without --grad_accum_steps and --micro_batch_size, or use --compile on"
+        )
+    if processes > 1:
+        raise UserError("--compile graphs: CUDA graphs are for one process; use --compile on")
 
 
 class Compiled(nn.Module):

@@ -17,6 +17,7 @@ from llamita.errors import UserError
 from llamita.model import Attention, LayerNorm, Llama, RMSNorm
 from llamita.optim import DynamicLossScaling, NoScaling, Scaling
 from llamita.parallel import Processes
+from llamita.train.acceleration import accelerate
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,8 +85,6 @@ class Hardware:
                 if isinstance(module, Attention) and self.device == "cpu":
                     module.kernel = _in_fp32(module.kernel)
             if self.computes_natively:
-                from llamita.train.acceleration import accelerate  # not before: numba takes a while to import
-
                 accelerate(model, self.blocks.attention_block, self.blocks.head_block)
         return model
 

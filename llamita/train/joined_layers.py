@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from llamita.kernels.attention_layer import attention_layer
 from llamita.kernels.feed_forward_layer import feed_forward_layer
 from llamita.kernels.flat import lies_flat
+from llamita.kernels.loops.workers import has_no_values
 from llamita.kernels.rotation import Angles, Heads, rows_of_table
-from llamita.kernels.workers import has_no_values
 from llamita.model import Attention, Block, Llama, RMSNorm, RotaryEmbedding, SwiGLU
 from llamita.model.cache import NO_CACHE, LayerCache, NoCache
 

@@ -7,7 +7,7 @@ looked at on a laptop, and no formula has to follow the code.
 
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from llamita.config import ModelConfig, RunConfig, replace
 from llamita.evaluate.loss import TOKENS_AT_ONCE
+from llamita.kernels.workspace import imagining
 from llamita.model import Llama
 from llamita.optim import AdamW
 from llamita.train.hardware import Hardware
@@ -86,7 +87,7 @@ def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
         model = hardware.prepare(Llama(config.model))
     asked_for = config.run.micro_batch_size
     rows = asked_for if isinstance(asked_for, int) and asked_for else config.training.batch_size
-    with FakeTensorMode(), _Ledger() as ledger, _nothing_kept(hardware):
+    with FakeTensorMode(), _Ledger() as ledger, imagining():
         tensors = {name: torch.empty(value.shape, dtype=value.dtype, device=hardware.device).requires_grad_(learned)
                    for named, learned in ((model.named_parameters(), True), (model.named_buffers(), False))
                    for name, value in named}  # fmt: skip
@@ -109,14 +110,6 @@ def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
         with torch.no_grad(), ledger.peak(phases, "evaluation"):  # last: a step leaves what it will use again
             _loss(model, tensors, config, hardware, max(1, TOKENS_AT_ONCE // config.model.max_seq_len))
     return phases
-
-
-def _nothing_kept(hardware: Hardware) -> AbstractContextManager[None]:
-    if not hardware.computes_natively:
-        return nullcontext()
-    from llamita.kernels.workspace import imagining  # not before: numba takes a while to import
-
-    return imagining()
 
 
 def _loss(model: Llama, tensors: dict[str, Tensor], config: RunConfig, hardware: Hardware, rows: int) -> Tensor:

@@ -1,9 +1,9 @@
 """What is decided of a run's steps before the first of them: micro-batches, compiling; and the peak to measure by."""
 
+import math
 from dataclasses import asdict
 
-from llamita.errors import UserError
-from llamita.train.compiling import Compiled, choose_compile
+from llamita.train.compiling import Compiled, Kind, choose_compile, require_graphs
 from llamita.train.fit import choose_micro_batch
 from llamita.train.peak import flops_per_token, matrix_peak
 from llamita.train.run import Run, tell_changes
@@ -20,8 +20,9 @@ def prepare_steps(run: Run) -> dict[str, str]:
     run.peak = run.processes.max(matrix_peak(run.hardware))
     fit = choose_micro_batch(run)
     kind, reason = _choose_compile(run)
-    if kind == "graphs" and fit.rows < run.config.training.batch_size:
-        raise UserError(f"--compile graphs: only {fit.rows} sequences fit at once: lower --batch_size to that")
+    if kind == "graphs":
+        micro_batches = math.ceil(run.config.training.sequences_per_update / run.processes.world_size / fit.rows)
+        require_graphs(run.hardware.device, micro_batches, run.processes.world_size)
     run.micro_batch_size = fit.rows
     if kind != "off":
         run.step_model = Compiled(run.model, fit.rows, run.config.model.max_seq_len, graphs=kind == "graphs")
@@ -31,16 +32,14 @@ def prepare_steps(run: Run) -> dict[str, str]:
     return {"compile": f"{KINDS[kind]} ({reason})", "micro_batch_size": cut}
 
 
-def _choose_compile(run: Run) -> tuple[str, str]:
-    """A name out of `KINDS`, and why."""
+def _choose_compile(run: Run) -> tuple[Kind, str]:
     wish = run.config.run.compile
     if wish == "auto" and (known := run.facts_before.get("compile")):
         return known, "as when the run began"
     training = run.config.training
     tokens = (training.max_steps - run.state.step) * training.sequences_per_update * run.config.model.max_seq_len
     flops = tokens * flops_per_token(run.config.model, run.num_parameters) / run.processes.world_size
-    compiles, reason = choose_compile(run.config, run.hardware, flops, run.peak)
-    return ("graphs" if wish == "graphs" else "on") if compiles else "off", reason
+    return choose_compile(wish, run.hardware, flops, run.peak)
 
 
 def _write_down(run: Run, chosen: dict[str, str | int]) -> None:

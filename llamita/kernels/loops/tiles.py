@@ -1,4 +1,4 @@
-"""Matrix products of bf16 for loops that numba compiles, where the processor has an instruction for them.
+"""Matrix products of bf16 for loops, where the processor has an instruction for them.
 
     C[row, column] (+)= Σ over steps of  A[row, 2·step] · B[2·step, column] + A[row, 2·step + 1] · B[2·step + 1, column]
 
@@ -16,106 +16,24 @@ nearest cache while rows go by: that makes products fast (Goto and van de Geijn,
 """
 
 from functools import cache
-from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils, config
+import torch
 
-from llamita.kernels.numbers import bf16s, helper, intrinsic, uint32s
+from llamita.kernels.loops.language import helper, intrinsic
+from llamita.kernels.loops.numbers import bf16s, uint32s
 
 ROWS_OF_TILE, WIDTH, LANES = 8, 32, 16
-_BYTES = 4
+_BYTES = 4  # of a pair
+
+_wide_tile, _narrow_tile = (intrinsic("tile_product", ROWS_OF_TILE, vectors, LANES) for vectors in (2, 1))
+_wide_row, _narrow_row = (intrinsic("tile_product", 1, vectors, LANES) for vectors in (2, 1))
 
 
 @cache
 def has_bf16_products() -> bool:
-    """Whether the processor multiplies bf16 (AVX512_BF16), and numba compiles for just this one."""
-    settings: Any = config
-    compiles_for_another = settings.CPU_NAME or settings.CPU_FEATURES
-    return not compiles_for_another and bool(binding.get_host_cpu_features().get("avx512bf16"))
-
-
-class _BFloat(ir.Type):
-    """bf16, which LLVM knows and llvmlite has no name for."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-
-_FLOATS, _PAIRS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
-_HALVES = ir.VectorType(_BFloat(), 2 * LANES)
-
-
-def _tile_product(rows: int, vectors: int) -> Any:
-    """A function that computes a tile of C: so many rows of so many vectors. A, B, C are addresses."""
-
-    @intrinsic
-    def product(_: Any, c: Any, c_row: Any, a: Any, a_row: Any, a_step: Any, b: Any, steps: Any, adds: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _generate_tile(builder, rows, vectors, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 7, types.boolean), generate
-
-    return product
-
-
-def _generate_tile(
-    builder: Any,
-    rows: int,
-    vectors: int,
-    c: Any,
-    c_row: Any,
-    a: Any,
-    a_row: Any,
-    a_step: Any,
-    b: Any,
-    steps: Any,
-    adds: Any,
-) -> None:
-    tile = [(row, vector) for row in range(rows) for vector in range(vectors)]
-    results = {(row, vector): _place(builder, c, _FLOATS, (row, c_row), (vector, LANES)) for row, vector in tile}
-    sums = {at: cgutils.alloca_once_value(builder, _old(builder, place, adds)) for at, place in results.items()}
-    dot = builder.module.declare_intrinsic(
-        "llvm.x86.avx512bf16.dpbf16ps.512", (), ir.FunctionType(_FLOATS, [_FLOATS, _HALVES, _HALVES])
-    )
-    with cgutils.for_range(builder, steps) as loop:
-        step = loop.index
-        ours = [_place(builder, b, _PAIRS, (step, LANES * vectors), (vector, LANES)) for vector in range(vectors)]
-        ours = [builder.bitcast(builder.load(place, align=_BYTES), _HALVES) for place in ours]
-        for row in range(rows):
-            theirs = _everywhere(builder, _place(builder, a, ir.IntType(32), (row, a_row), (step, a_step)))
-            for vector in range(vectors):
-                total = sums[row, vector]
-                builder.store(builder.call(dot, [builder.load(total), theirs, ours[vector]]), total)
-    for at, place in results.items():
-        builder.store(builder.load(sums[at]), place, align=_BYTES)
-
-
-def _place(builder: Any, address: Any, kind: Any, *ways: tuple[Any, Any]) -> Any:
-    """A pointer to what lies so many times so many units of 32 bits behind the address."""
-    for times, distance in ways:
-        times, distance = (x if isinstance(x, ir.Value) else ir.IntType(64)(x) for x in (times, distance))
-        units = builder.mul(times, distance)
-        address = builder.add(address, builder.mul(units, ir.IntType(64)(_BYTES)))
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def _old(builder: Any, place: Any, adds: Any) -> Any:
-    return builder.select(adds, builder.load(place, align=_BYTES), ir.Constant(_FLOATS, None))
-
-
-def _everywhere(builder: Any, place: Any) -> Any:
-    """A vector of the same pair in all its places."""
-    nothing = ir.Constant(_PAIRS, ir.Undefined)
-    one = builder.insert_element(nothing, builder.load(place), ir.IntType(32)(0))
-    return builder.bitcast(builder.shuffle_vector(one, nothing, ir.Constant(_PAIRS, None)), _HALVES)
-
-
-_wide_tile, _narrow_tile = _tile_product(ROWS_OF_TILE, 2), _tile_product(ROWS_OF_TILE, 1)
-_wide_row, _narrow_row = _tile_product(1, 2), _tile_product(1, 1)
+    """Whether the processor multiplies bf16 so (AVX512_BF16)."""
+    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 @helper
@@ -146,7 +64,7 @@ def multiply(c, c_row, a, a_row, a_step, b, b_steps, first_step, rows, columns, 
 
 @helper
 def up_to(number, unit):
-    """The next multiple of `unit`. (Python calls `up_to.py_func`.)"""
+    """The next multiple of `unit`."""
     return (number + unit - 1) // unit * unit
 
 

@@ -9,60 +9,22 @@ OpenMP's threads wait spinning); elsewhere they are Python's, which the loops le
 """
 
 import ctypes
-import hashlib
 import struct
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from numba import cfunc, types
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from llamita.kernels.loops.machine_code import Body
+
 NEXT, ROWS, AT_ONCE, FIRST_ARGUMENT = 0, 1, 2, 3
 """Where in its table a body finds the next row to take, their number, how many to take, and what else it was given."""
-
-HELPERS = "numbers.py", "tiles.py", "workers.py"
-
-REWRITES = frozenset({"nsz", "contract", "reassoc"})
-"""What the compiler may do to floating-point numbers: reorder sums, so that they become vectors; not forget that there
-are infinities and NaN, which a run that diverges is recognised by."""
-
-
-class Body:
-    """A loop that is compiled when it first runs, and then kept on disk where a place for it is found."""
-
-    def __init__(self, function: Callable[[Any], None], rewrites: frozenset[str] = REWRITES):
-        self.function, self.rewrites = function, rewrites
-        self.__doc__ = function.__doc__
-        # numba names what it keeps after the function, and compiles anew where the function's own file has changed.
-        function.__qualname__ += f"-{_version_of_helpers()}"
-
-    @cached_property
-    def address(self) -> int:
-        """Where the compiled code begins."""
-        return self._compiled.address
-
-    @cached_property
-    def _compiled(self) -> Any:
-        signature, options = (
-            types.void(types.CPointer(types.int64)),
-            {"error_model": "numpy", "fastmath": set(self.rewrites)},
-        )
-        try:
-            return cfunc(signature, cache=True, **options)(self.function)
-        except RuntimeError:  # neither the package's folder nor the person's can be written to
-            return cfunc(signature, **options)(self.function)
-
-
-def exact_body(function: Callable[[Any], None]) -> Body:
-    """A loop that is computed just as it is written, where its rounding adds up over the steps of a run."""
-    return Body(function, frozenset())
 
 
 def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | int | float) -> None:
@@ -103,13 +65,6 @@ def require_within(indices: Tensor, lowest: int, highest: int, what: str) -> Non
 def has_no_values(argument: object) -> bool:
     """Whether this is a tensor that only tells its shape, and what memory it would take."""
     return isinstance(argument, FakeTensor)
-
-
-@cache
-def _version_of_helpers() -> str:
-    """Changes with the files of functions that become a part of the loops of other files."""
-    here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in HELPERS)).hexdigest()[:8]
 
 
 @cache
