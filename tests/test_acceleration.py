@@ -291,7 +291,7 @@ def test_memory_that_is_used_again_is_no_more_than_was_used_at_once():
     assert workspace.kept_bytes() == 0
 
 
-def test_what_another_thread_lent_gathers_nowhere():
+def test_a_backward_pass_in_another_thread_gathers_no_memory_there():
     model, _ = models()
     kept = []
     with ThreadPoolExecutor(1) as thread:

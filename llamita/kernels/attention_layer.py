@@ -19,9 +19,9 @@ from torch import Tensor
 
 from llamita.kernels.attention import attend, attend_backward
 from llamita.kernels.norm import normalize, normalize_backward
-from llamita.kernels.residual import add_to_residual, narrowed, narrowed_weights, spend, widened_product
+from llamita.kernels.residual import add_to_residual, narrowed, narrowed_weights, widened_product
 from llamita.kernels.rotation import Heads
-from llamita.kernels.workspace import give_back, lend, scratch
+from llamita.kernels.workspace import scratch
 
 
 def attention_layer(
@@ -43,18 +43,17 @@ class _AttentionLayer(torch.autograd.Function):
         normed = scratch("hidden", tokens, hidden, like=x)
         factors = normalize(x, norm, eps, normed)
         joined = torch.mm(normed, to_heads.T, out=scratch("joined", tokens, len(to_heads), like=x))
-        apart = lend(*joined.shape, like=x)
+        apart = torch.empty_like(joined)
         heads.separate(joined, apart, batch)
-        mixed = lend(batch, seq, heads.num_heads, heads.head_dim, like=x)
+        mixed = apart.new_empty(batch, seq, heads.num_heads, heads.head_dim)
         logs = attend(*heads.apart(apart, batch, seq), mixed.transpose(1, 2), queries)
         added = torch.mm(mixed.view(tokens, -1), from_heads.T, out=normed)
         ctx.save_for_backward(x, norm, factors, apart, mixed, logs, *weights)
-        ctx.heads, ctx.queries, ctx.is_spent = heads, queries, False
+        ctx.heads, ctx.queries = heads, queries
         return add_to_residual(x, added)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        spend(ctx)
         x, norm, factors, apart, mixed, logs, *weights = ctx.saved_tensors
         heads, grad = ctx.heads, grad_outputs[0].contiguous()
         batch, seq, hidden = x.shape
@@ -67,7 +66,6 @@ class _AttentionLayer(torch.autograd.Function):
         inputs, slopes = heads.apart(apart, batch, seq), heads.apart(d_apart, batch, seq)
         d_mixed = d_mixed.view(mixed.shape).transpose(1, 2)
         attend_backward(inputs, mixed.transpose(1, 2), logs, d_mixed, slopes, ctx.queries)
-        give_back(apart, mixed)
         heads.join(d_apart, d_joined, batch)
         d_normed = torch.mm(d_joined, to_heads, out=narrow)
         d_x, normed = torch.empty_like(x), scratch("normed", tokens, hidden, like=x)

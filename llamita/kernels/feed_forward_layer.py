@@ -20,7 +20,7 @@ from torch import Tensor
 from llamita.kernels.gate import gate_joined, gate_joined_backward
 from llamita.kernels.norm import normalize, normalize_backward
 from llamita.kernels.residual import add_to_residual, narrowed, narrowed_weights, spend, widened_product
-from llamita.kernels.workspace import give_back, lend, scratch
+from llamita.kernels.workspace import scratch
 
 
 def feed_forward_layer(x: Tensor, norm: Tensor, eps: float, weights: tuple[Tensor, ...]) -> Tensor:
@@ -38,7 +38,7 @@ class _FeedForwardLayer(torch.autograd.Function):
         into, out = narrowed_weights(gate, up, down)
         normed = scratch("hidden", tokens, hidden, like=x)
         factors = normalize(x, norm, eps, normed)
-        joined = torch.mm(normed, into.T, out=lend(tokens, len(into), like=x))  # (tokens, 2 · size)
+        joined = torch.mm(normed, into.T, out=x.new_empty(tokens, len(into), dtype=normed.dtype))  # (tokens, 2 · size)
         gated = scratch("joined", tokens, len(gate), like=x)
         gate_joined(joined, gated)
         added = torch.mm(gated, out.T, out=normed)
@@ -61,5 +61,4 @@ class _FeedForwardLayer(torch.autograd.Function):
         d_x, normed = torch.empty_like(x), scratch("normed", tokens, hidden, like=x)
         d_norm = normalize_backward(x, norm, factors, d_normed, d_x, past=grad, again=normed)
         d_gate, d_up = widened_product(joined.T, normed).split([len(gate), len(up)])
-        give_back(joined)
         return d_x, d_norm, None, d_gate, d_up, d_down

@@ -47,7 +47,7 @@ def widened_product(one: Tensor, other: Tensor) -> Tensor:
 
 
 def spend(ctx: Any) -> None:
-    """Mark that a layer's backward pass has begun, which overwrites or gives back what its forward pass kept.
+    """Mark that a layer's backward pass has begun, which overwrites what its forward pass kept.
 
     Raises `RuntimeError` at a second one, as torch does where nobody asks it to `retain_graph`.
     """
