@@ -14,7 +14,8 @@ from typing import Any
 
 from llamita.config import ExecutionConfig, RunConfig, replace
 from llamita.data import open_dataset
-from llamita.train import Display, choose_hardware, count_parameters, train, training_memory
+from llamita.machine import choose_hardware, count_parameters, training_memory
+from llamita.train import Display, train
 
 STEPS: dict[str, Any] = {"max_steps": 2, "eval_every": 2, "sample_every": 2, "save_every": 2, "eval_sequences": 64}
 TINY: dict[str, Any] = {

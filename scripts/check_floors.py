@@ -13,7 +13,7 @@ from pathlib import Path
 
 FLOORS = (
     "errors", "checks", "randomness", "files", "targets", "config_file", "presets", "model_config", "config",
-    "tokenizer", "corpus", "data", "kernels", "model", "optim", "parallel", "generate", "evaluate", "train",
+    "tokenizer", "corpus", "data", "kernels", "model", "optim", "parallel", "generate", "evaluate", "machine", "train",
     "bench", "experiments", "serve", "interop", "cli", "__main__",
 )  # fmt: skip
 """From the ground upwards in the order of use: each may import from those before it."""

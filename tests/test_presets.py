@@ -5,8 +5,8 @@ from runs import TINY, cache, command, flags, refusal, rows, text  # noqa: F401 
 from test_cli import configuration
 
 from llamita.config import ModelConfig, RunConfig, replace
+from llamita.machine import Hardware, cache_bytes_per_token, count_parameters, training_memory
 from llamita.presets import preset_names
-from llamita.train import Hardware, cache_bytes_per_token, count_parameters, training_memory
 
 PUBLISHED = {
     "gpt2-baseline": 124_439_808,
@@ -161,7 +161,7 @@ def test_activations_grow_with_the_micro_batch_and_not_with_the_batch():
 def test_many_layers_are_told_from_few(switches, hardware, monkeypatch):
     config = replace(RunConfig(), num_layers=9, batch_size=2, **switches)
     told = training_memory(config, hardware)
-    monkeypatch.setattr("llamita.train.memory.FEW_LAYERS", (9, 9))
+    monkeypatch.setattr("llamita.machine.memory.FEW_LAYERS", (9, 9))
     counted_out = training_memory(config, hardware)
     assert told.activations == counted_out.activations
     assert told.peak == pytest.approx(counted_out.peak, rel=0.02)

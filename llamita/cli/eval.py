@@ -48,7 +48,8 @@ def evaluate(
         auto, cpu, cuda or mps.
     """
     from llamita.config import ExecutionConfig
-    from llamita.train import RunDirectory, choose_hardware
+    from llamita.machine import choose_hardware
+    from llamita.train import RunDirectory
     from llamita.train.loading import load_found
     from llamita.train.run_directory import find_verified
 

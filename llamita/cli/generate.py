@@ -35,7 +35,8 @@ def generate(
     """
     from llamita.config import ExecutionConfig
     from llamita.generate import printable, stream
-    from llamita.train import choose_hardware, load_run
+    from llamita.machine import choose_hardware
+    from llamita.train import load_run
 
     model, tokenizer, config = load_run(checkpoint)
     model = choose_hardware(ExecutionConfig(device=device, precision="fp32")).apply(model)

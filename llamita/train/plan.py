@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from llamita.train.peak import flops_per_token
+from llamita.machine.peak import flops_per_token
 from llamita.train.run import Run
 from llamita.train.steps import accumulate_gradients, next_batch
 

@@ -3,9 +3,9 @@
 import math
 from dataclasses import asdict
 
-from llamita.train.compiling import Compiled, Kind, choose_compile, require_graphs
+from llamita.machine.compiling import Compiled, Kind, choose_compile, require_graphs
+from llamita.machine.peak import flops_per_token, matrix_peak
 from llamita.train.fit import choose_micro_batch
-from llamita.train.peak import flops_per_token, matrix_peak
 from llamita.train.run import Run, tell_changes
 
 KINDS = {"off": "not compiled", "on": "compiled", "graphs": "compiled, as CUDA graphs"}

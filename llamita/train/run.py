@@ -18,14 +18,14 @@ from llamita.corpus import short_name
 from llamita.data import BatchOrder, Dataset, note_on_documents, note_on_vocabulary, open_dataset
 from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
+from llamita.machine.blocks import choose_blocks
+from llamita.machine.hardware import Hardware, choose_hardware
+from llamita.machine.room import require_room_for_weights
 from llamita.model import Llama
 from llamita.optim import AdamW, Scaling, decay_groups
 from llamita.parallel import Processes
-from llamita.train.blocks import choose_blocks
 from llamita.train.checkpoint import load_verified
 from llamita.train.display import Display
-from llamita.train.hardware import Hardware, choose_hardware
-from llamita.train.room import require_room_for_weights
 from llamita.train.run_directory import RunDirectory
 
 DEFAULT_STEPS = 1400

@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from llamita.config import ModelConfig, RunConfig, replace
 from llamita.evaluate.loss import TOKENS_AT_ONCE
 from llamita.kernels.workspace import imagining
+from llamita.machine.hardware import Hardware
 from llamita.model import Llama
 from llamita.optim import AdamW
-from llamita.train.hardware import Hardware
 
 FEW_LAYERS = 1, 2
 """Layers are all alike: two numbers of them tell what each further one takes."""

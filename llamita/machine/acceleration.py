@@ -11,8 +11,8 @@ from llamita.kernels.cross_entropy import linear_cross_entropy
 from llamita.kernels.gate import gated_silu
 from llamita.kernels.norm import rms_norm
 from llamita.kernels.rotation import rotate
+from llamita.machine.joined_layers import join_layers
 from llamita.model import Attention, Llama, LMHead, RMSNorm, RotaryEmbedding, SwiGLU
-from llamita.train.joined_layers import join_layers
 
 Function = Callable[..., Tensor]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from llamita.errors import UserError
+from llamita.machine.hardware import Hardware
 from llamita.targets import IGNORED
-from llamita.train.hardware import Hardware
 
 Kind = Literal["off", "on", "graphs"]
 

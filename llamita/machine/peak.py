@@ -5,7 +5,7 @@ import time
 import torch
 
 from llamita.config import ModelConfig
-from llamita.train.hardware import AUTOCAST, Hardware
+from llamita.machine.hardware import AUTOCAST, Hardware
 
 LARGEST = {"cpu": 1024, "mps": 4096, "cuda": 8192}
 """Of square matrices: large enough that a product does nothing but multiply."""

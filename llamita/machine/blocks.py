@@ -13,8 +13,8 @@ from llamita.config import ExecutionConfig, ModelConfig
 from llamita.kernels import workspace
 from llamita.kernels.attention import blocked_attention, sizes_of_blocks
 from llamita.kernels.cross_entropy import linear_cross_entropy, tokens_of_slice
+from llamita.machine.hardware import Blocks, Hardware
 from llamita.parallel import Processes
-from llamita.train.hardware import Blocks, Hardware
 
 TOKENS_TRIED = 1024, 2048
 MOST_LOGITS = 1 << 24  # of a slice that is tried: 32 MB

@@ -7,7 +7,7 @@ import torch
 
 from llamita.config import ModelConfig
 from llamita.errors import UserError
-from llamita.train.memory import count_parameters
+from llamita.machine.memory import count_parameters
 
 BYTES_PER_PARAMETER = 16  # fp32: weight, gradient, and AdamW's two means
 CONTROL_GROUP = Path("/sys/fs/cgroup")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from llamita.config import ExecutionConfig
 from llamita.errors import UserError
+from llamita.machine.acceleration import accelerate
 from llamita.model import Attention, LayerNorm, Llama, RMSNorm
 from llamita.optim import DynamicLossScaling, NoScaling, Scaling
 from llamita.parallel import Processes
-from llamita.train.acceleration import accelerate
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
