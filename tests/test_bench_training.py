@@ -143,6 +143,27 @@ def test_contenders_in_processes_of_their_own_answer_whatever_their_models_print
             assert worker.ask("finish")["memory"] > 50 << 20
 
 
+def test_a_process_that_had_to_compile_loops_is_measured_no_further(monkeypatch):
+    """It holds numba and LLVM, which no later run does."""
+    started = []
+
+    class Started:
+        def __init__(self, name, task):
+            started.append(self)
+
+        def facts(self):
+            return {"has_compiled": len(started) == 1}
+
+        def close(self):
+            self.is_closed = True
+
+    monkeypatch.setattr(training, "Worker", Started)
+    workers = {}
+    assert training._start(workers, OURS, None) == {"has_compiled": False}
+    assert workers == {OURS: started[1]}
+    assert started[0].is_closed
+
+
 def test_losses_that_lie_too_far_apart_are_refused():
     facts = {name: {"losses": [5.0, 4.0], "parameters": 1} for name in (OURS, AS_IT_COMES, AT_ITS_BEST)}
     training._require_same_losses(facts)

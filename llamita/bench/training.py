@@ -130,7 +130,12 @@ def _start_all(shape: Shape, setting: Setting, folder: Path, workers: dict[str, 
 
 def _start(workers: dict[str, Worker], name: str, task: Task) -> dict[str, Any]:
     workers[name] = Worker(name, task)
-    return workers[name].facts()
+    facts = workers[name].facts()
+    if facts.get("has_compiled"):  # loops, once on a machine, and holds the compiler: the next process finds them
+        workers[name].close()
+        workers[name] = Worker(name, task)
+        facts = workers[name].facts()
+    return facts
 
 
 def _take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[dict[str, Any]]]:

@@ -41,7 +41,8 @@ class TrainingSteps:
     def ready(self) -> dict[str, Any]:
         """What is known before the first turn."""
         count = sum(parameter.numel() for parameter in self._contender.model.parameters())
-        return {"losses": self._losses, "parameters": count, **self._contender.facts}
+        has_compiled = "llamita.kernels.loops.compiler" in sys.modules
+        return {"losses": self._losses, "parameters": count, "has_compiled": has_compiled, **self._contender.facts}
 
     def turn(self) -> dict[str, Any]:
         """The seconds of a step: the middle one of a turn."""
