@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch._subclasses.fake_tensor import FakeTensor
 
 from llamita.kernels.loops.machine_code import Body
@@ -36,8 +37,10 @@ def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | i
     """
     numbers = [0, rows, at_once]
     for argument in arguments:
-        kind = type(argument)
-        if kind is int:
+        kind = type(argument)  # asked in the order of frequency, for small models wait for this
+        if kind is Tensor or kind is Parameter:
+            numbers.append(argument.data_ptr())  # type: ignore[union-attr]
+        elif kind is int:
             numbers.append(argument)  # type: ignore[arg-type]
         elif kind is float:
             numbers.append(struct.unpack("q", struct.pack("d", argument))[0])
