@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import Parameter
 
 from llamita.kernels.loops.machine_code import Body
 
