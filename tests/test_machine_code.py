@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 import torch
 from llvmlite import binding
 
+from llamita import kernels
 from llamita.kernels import cross_entropy, norm
 from llamita.kernels.loops import compiler, machine_code
+from llamita.kernels.loops.language import Helper
 from llamita.kernels.loops.workers import run
 
 SOURCE = '''
@@ -153,6 +156,21 @@ def test_a_loop_is_compiled_anew_when_what_it_depends_on_changes(source, monkeyp
     machine_code._surroundings.cache_clear()
     assert before != after
     assert before.partition("-")[0] == after.partition("-")[0] == "loop_of_a_test.change"
+
+
+def test_what_loops_call_is_in_the_files_that_they_are_named_after():
+    """A change elsewhere would go unnoticed, and the code of before run on."""
+    found = 0
+    for module in pkgutil.iter_modules(kernels.__path__, "llamita.kernels."):
+        for body in vars(importlib.import_module(module.name)).values():
+            if isinstance(body, machine_code.Body):
+                own, names = Path(body.function.__code__.co_filename), body.function.__globals__
+                used = [names[name] for name in body.function.__code__.co_names if name in names]
+                for helper in (value for value in used if isinstance(value, Helper)):
+                    written = Path(helper.function.__code__.co_filename)
+                    assert written == own or written.parent == Path(machine_code.__file__).parent
+                    found += 1
+    assert found > 100
 
 
 def test_a_process_whose_loops_were_compiled_before_needs_no_compiler(source):

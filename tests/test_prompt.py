@@ -55,9 +55,10 @@ def at_a_terminal(folder: Path, typed: bytes) -> tuple[int, str, str]:
         while process.is_alive() and QUESTION not in (folder / "err").read_text():
             time.sleep(0.01)
         os.write(ours, typed)
-        process.join(5)
-        if process.is_alive() and typed == CTRL_C:  # it came just before the process began to read: press again
-            os.write(ours, typed)
+        for _ in range(10 if typed == CTRL_C else 0):  # lost where it came just before the process began to read
+            process.join(5)
+            if process.is_alive():
+                os.write(ours, typed)
         code = ended(process)
     finally:
         os.close(theirs)
