@@ -29,7 +29,7 @@ FEW_LAYERS = 1, 2
 """Layers are all alike: two numbers of them tell what each further one takes."""
 
 
-HEAP = {"fp32": 1.32, "bf16": 1.3}
+HEAP = {"fp32": 1.32, "bf16": 1.2}
 """Resident bytes on a CPU for a byte in use, by precision: glibc's heap keeps what was freed between what is in use.
 
 An allowance fitted to runs, not derived (docs/results.md, "Memory"). With large blocks mapped one by one, what is
