@@ -140,6 +140,7 @@ def _work(words: list[str], folder: Path, cache: str, before: Callable[..., None
     os.environ["LLAMITA_CACHE"] = cache
     for name, stream in {"out": sys.stdout, "err": sys.stderr}.items():
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream.fileno())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a job in the background starts is deaf to Ctrl-C
     if before is not None:
         before(*arguments)
     main(words)
