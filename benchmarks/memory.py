@@ -14,7 +14,8 @@ from typing import Any
 
 from llamita.config import ExecutionConfig, RunConfig, replace
 from llamita.data import open_dataset
-from llamita.machine import choose_hardware, count_parameters, training_memory
+from llamita.planning import count_parameters, training_memory
+from llamita.runtime import choose_hardware
 from llamita.train import Display, train
 
 STEPS: dict[str, Any] = {"max_steps": 2, "eval_every": 2, "sample_every": 2, "save_every": 2, "eval_sequences": 64}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 FLOORS = (
     "errors", "checks", "randomness", "files", "targets", "config_file", "presets", "model_config", "config",
-    "tokenizer", "corpus", "data", "kernels", "model", "optim", "parallel", "generate", "evaluate", "machine", "train",
+    "jit", "tokenizer", "corpus", "data", "ops", "model", "optim", "parallel", "runtime", "generate", "evaluate",
+    "planning", "train",
     "bench", "experiments", "serve", "interop", "cli", "__main__",
 )  # fmt: skip
 """From the ground upwards in the order of use: each may import from those before it."""

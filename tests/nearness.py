@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llamita.kernels.loops.tiles import has_bf16_products
+from llamita.jit.tiles import has_bf16_products
 
 BF16 = torch.bfloat16
 ROUNDING = 2**-8 * 1.001  # and a little for fp32

@@ -71,8 +71,8 @@ forks.set_forkserver_preload(
         "llamita.cli.train",
         "llamita.cli.generate",
         "torch._dynamo",  # a second of imports, which torch puts off to the first step of an optimizer
-        "llamita.kernels.adamw",
-        "llamita.kernels.squares",
+        "llamita.ops.cpu.adamw",
+        "llamita.ops.cpu.squares",
         "pytest",  # which every process imports, for the module that its function is in
         "rich._emoji_codes",
     ]

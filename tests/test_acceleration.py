@@ -14,10 +14,10 @@ from torch import Tensor
 
 from llamita.config import GenerationConfig
 from llamita.generate.engine import generate_ids
-from llamita.kernels import workspace
-from llamita.machine import acceleration, joined_layers
-from llamita.machine.hardware import Hardware
 from llamita.model import KVCache, Llama, ModelConfig
+from llamita.ops.cpu import workspace
+from llamita.runtime import acceleration, joined_layers
+from llamita.runtime.hardware import Hardware
 from llamita.train import train
 
 SIZES = {"vocab_size": 97, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_seq_len": 160}

@@ -10,9 +10,9 @@ from runs import command, last_checkpoint, refusal, rows, text, train_words
 from llamita.config import ExecutionConfig
 from llamita.data import Batch
 from llamita.errors import UserError
-from llamita.machine import hardware
-from llamita.machine.hardware import Hardware, choose_hardware
 from llamita.parallel import Processes
+from llamita.runtime import hardware
+from llamita.runtime.hardware import Hardware, choose_hardware
 
 fixtures = (text,)
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

@@ -21,9 +21,9 @@ from nearness import (
 from torch import Tensor
 from torch.nn import functional
 
-from llamita.kernels import attention_in_blocks, attention_in_tiles, cross_entropy
-from llamita.kernels.attention import blocked_attention
-from llamita.kernels.cross_entropy import linear_cross_entropy
+from llamita.ops.cpu import attention_in_blocks, attention_in_tiles, cross_entropy
+from llamita.ops.cpu.attention import blocked_attention
+from llamita.ops.cpu.cross_entropy import linear_cross_entropy
 
 # Attention
 

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from llamita.kernels.cross_entropy import linear_cross_entropy as native_linear_cross_entropy
 from llamita.model import Llama, LMHead, ModelConfig, cross_entropy
 from llamita.model.loss import _LinearCrossEntropy, linear_cross_entropy
+from llamita.ops.cpu.cross_entropy import linear_cross_entropy as native_linear_cross_entropy
 
 REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

@@ -13,17 +13,17 @@ import pytest
 import torch
 from llvmlite import binding
 
-from llamita import kernels
-from llamita.kernels import cross_entropy, norm
-from llamita.kernels.loops import compiler, machine_code
-from llamita.kernels.loops.language import Helper
-from llamita.kernels.loops.workers import run
+from llamita.ops import cpu as kernels
+from llamita.jit import compiler, machine_code
+from llamita.jit.language import Helper
+from llamita.jit.workers import run
+from llamita.ops.cpu import cross_entropy, norm
 
 SOURCE = '''
-from llamita.kernels.loops.language import helper
-from llamita.kernels.loops.machine_code import Body
-from llamita.kernels.loops.numbers import F, fp32s, log
-from llamita.kernels.loops.workers import FIRST_ARGUMENT
+from llamita.jit.language import helper
+from llamita.jit.machine_code import Body
+from llamita.jit.numbers import F, fp32s, log
+from llamita.jit.workers import FIRST_ARGUMENT
 
 FACTOR = F(2)
 
@@ -161,7 +161,7 @@ def test_a_loop_is_compiled_anew_when_what_it_depends_on_changes(source, monkeyp
 def test_what_loops_call_is_in_the_files_that_they_are_named_after():
     """A change elsewhere would go unnoticed, and the code of before run on."""
     found = 0
-    for module in pkgutil.iter_modules(kernels.__path__, "llamita.kernels."):
+    for module in pkgutil.iter_modules(kernels.__path__, "llamita.ops.cpu."):
         for body in vars(importlib.import_module(module.name)).values():
             if isinstance(body, machine_code.Body):
                 own, names = Path(body.function.__code__.co_filename), body.function.__globals__
@@ -179,7 +179,7 @@ def test_a_process_whose_loops_were_compiled_before_needs_no_compiler(source):
     compilers = ["numba"] if file.suffix == machine_code.OBJECT else ["numba", "llvmlite"]
     code = f"""
 import sys, torch, loop_of_a_test
-from llamita.kernels.loops.workers import run
+from llamita.jit.workers import run
 run(loop_of_a_test.change, 1, 1, torch.ones(3), 3)
 assert not sys.modules.keys() & {compilers!r}
 """

@@ -5,8 +5,9 @@ from runs import TINY, cache, command, flags, refusal, rows, text  # noqa: F401 
 from test_cli import configuration
 
 from llamita.config import ModelConfig, RunConfig, replace
-from llamita.machine import Hardware, cache_bytes_per_token, count_parameters, training_memory
+from llamita.planning import cache_bytes_per_token, count_parameters, training_memory
 from llamita.presets import preset_names
+from llamita.runtime import Hardware
 
 PUBLISHED = {
     "gpt2-baseline": 124_439_808,
@@ -161,7 +162,7 @@ def test_activations_grow_with_the_micro_batch_and_not_with_the_batch():
 def test_many_layers_are_told_from_few(switches, hardware, monkeypatch):
     config = replace(RunConfig(), num_layers=9, batch_size=2, **switches)
     told = training_memory(config, hardware)
-    monkeypatch.setattr("llamita.machine.memory.FEW_LAYERS", (9, 9))
+    monkeypatch.setattr("llamita.planning.memory.FEW_LAYERS", (9, 9))
     counted_out = training_memory(config, hardware)
     assert told.activations == counted_out.activations
     assert told.peak == pytest.approx(counted_out.peak, rel=0.02)
@@ -170,7 +171,7 @@ def test_many_layers_are_told_from_few(switches, hardware, monkeypatch):
 def test_many_slices_of_the_head_are_told_from_two(monkeypatch):
     config, hardware = replace(RunConfig(), batch_size=41), Hardware("cpu", "bf16", 1)  # 2.6 slices of tokens
     told = training_memory(config, hardware)
-    monkeypatch.setattr("llamita.kernels.cross_entropy.has_no_values", lambda _: False)
+    monkeypatch.setattr("llamita.ops.cpu.cross_entropy.has_no_values", lambda _: False)
     assert training_memory(config, hardware) == told
 
 

@@ -10,21 +10,21 @@ from nearness import BF16, LAYOUTS, ROUNDING, assert_rounded_once, distance, dra
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llamita.kernels import norm
-from llamita.kernels.adamw import adamw
-from llamita.kernels.attention import blocked_attention
-from llamita.kernels.attention_in_blocks import QUERIES
-from llamita.kernels.cross_entropy import linear_cross_entropy
-from llamita.kernels.flat import STRETCH, Row, Update, can_update
-from llamita.kernels.gate import gated_silu
-from llamita.kernels.loops import workers
-from llamita.kernels.loops.machine_code import Body
-from llamita.kernels.loops.numbers import exp, fp32s, take_rows
-from llamita.kernels.loops.workers import FIRST_ARGUMENT, ROWS
-from llamita.kernels.norm import rms_norm
-from llamita.kernels.rotation import rotate
-from llamita.kernels.squares import joint_norm
+from llamita.jit import workers
+from llamita.jit.machine_code import Body
+from llamita.jit.numbers import exp, fp32s, take_rows
+from llamita.jit.workers import FIRST_ARGUMENT, ROWS
 from llamita.model.positions import rotate_pairs
+from llamita.ops.cpu import norm
+from llamita.ops.cpu.adamw import adamw
+from llamita.ops.cpu.attention import blocked_attention
+from llamita.ops.cpu.attention_in_blocks import QUERIES
+from llamita.ops.cpu.cross_entropy import linear_cross_entropy
+from llamita.ops.cpu.flat import STRETCH, Row, Update, can_update
+from llamita.ops.cpu.gate import gated_silu
+from llamita.ops.cpu.norm import rms_norm
+from llamita.ops.cpu.rotation import rotate
+from llamita.ops.cpu.squares import joint_norm
 from llamita.optim import AdamW, clip_grad_norm_
 from llamita.optim.adamw import _plain_adamw
 

@@ -16,12 +16,13 @@ from runs import text as text
 
 from llamita.config import ExecutionConfig
 from llamita.errors import UserError
-from llamita.kernels.loops.tiles import has_bf16_products
-from llamita.machine import blocks, compiling, hardware, room
-from llamita.machine.compiling import Compiled, choose_compile
-from llamita.machine.hardware import Blocks, Hardware, choose_hardware
-from llamita.machine.peak import matrix_peak
+from llamita.jit.tiles import has_bf16_products
 from llamita.model import Llama, ModelConfig
+from llamita.planning import room
+from llamita.planning.peak import matrix_peak
+from llamita.runtime import blocks, compiling, hardware
+from llamita.runtime.compiling import Compiled, choose_compile
+from llamita.runtime.hardware import Blocks, Hardware, choose_hardware
 from llamita.train import RunDirectory, fit
 
 GIB = 2**30
@@ -117,7 +118,7 @@ def test_trials_and_steps_leave_what_torch_does_not_need_out_of_memory():
     code = (
         f"llvm = {['llvmlite'] if shutil.which('cc') else []}\n"
         "import sys, torch; from llamita.config import ModelConfig; from llamita.model import Llama\n"
-        "from llamita.optim import AdamW; from llamita.machine import blocks, hardware\n"
+        "from llamita.optim import AdamW; from llamita.runtime import blocks, hardware\n"
         "config = ModelConfig(vocab_size=9, hidden_size=64, num_layers=1, num_heads=4, max_seq_len=160)\n"
         "blocks._try_attention(config, 2), blocks._try_head(config, 2)\n"
         "machine = hardware.Hardware('cpu', 'bf16', 2); model = machine.apply(Llama(config))\n"

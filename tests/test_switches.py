@@ -21,8 +21,8 @@ from transformers import (
 
 import llamita.model
 from llamita.config import ExecutionConfig
-from llamita.machine.hardware import choose_hardware
 from llamita.model import KVCache, LayerNorm, Llama, ModelConfig
+from llamita.runtime.hardware import choose_hardware
 
 SHAPE = {"vocab_size": 61, "hidden_size": 40, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "max_seq_len": 32}
 GPT2 = {"norm": "layer", "position": "learned", "mlp": "gelu", "bias": True}

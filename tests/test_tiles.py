@@ -7,12 +7,12 @@ import torch
 from nearness import BF16, distance, drawn, needs_bf16_products
 from torch import Tensor
 
-from llamita.kernels import attention_in_blocks, attention_in_tiles
-from llamita.kernels.attention import blocked_attention, sizes_of_blocks
-from llamita.kernels.loops.machine_code import Body
-from llamita.kernels.loops.numbers import bf16s, fp32s, narrow
-from llamita.kernels.loops.tiles import multiply, pack_columns, pack_rows
-from llamita.kernels.loops.workers import FIRST_ARGUMENT, run
+from llamita.jit.machine_code import Body
+from llamita.jit.numbers import bf16s, fp32s, narrow
+from llamita.jit.tiles import multiply, pack_columns, pack_rows
+from llamita.jit.workers import FIRST_ARGUMENT, run
+from llamita.ops.cpu import attention_in_blocks, attention_in_tiles
+from llamita.ops.cpu.attention import blocked_attention, sizes_of_blocks
 
 A = FIRST_ARGUMENT
 

@@ -46,11 +46,11 @@ def llamita(task: Task) -> Contender:
     """The model of `llamita train`, on the hardware that it chooses. Fills the folder."""
     from llamita.config import ExecutionConfig
     from llamita.data import IGNORED, BatchOrder, StreamWindows, TokenFile
-    from llamita.machine.blocks import choose_blocks
-    from llamita.machine.hardware import choose_hardware
-    from llamita.machine.peak import flops_per_token
     from llamita.model import Llama
     from llamita.optim import AdamW, clip_grad_norm_
+    from llamita.planning.peak import flops_per_token
+    from llamita.runtime.blocks import choose_blocks
+    from llamita.runtime.hardware import choose_hardware
 
     execution, config = ExecutionConfig(device="cpu", threads=task.threads), task.shape.model_config()
     hardware = choose_blocks(choose_hardware(execution), execution, config, task.shape.batch_size)

@@ -41,7 +41,7 @@ class TrainingSteps:
     def ready(self) -> dict[str, Any]:
         """What is known before the first turn."""
         count = sum(parameter.numel() for parameter in self._contender.model.parameters())
-        has_compiled = "llamita.kernels.loops.compiler" in sys.modules
+        has_compiled = "llamita.jit.compiler" in sys.modules
         return {"losses": self._losses, "parameters": count, "has_compiled": has_compiled, **self._contender.facts}
 
     def turn(self) -> dict[str, Any]:

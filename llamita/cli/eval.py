@@ -48,7 +48,7 @@ def evaluate(
         auto, cpu, cuda or mps.
     """
     from llamita.config import ExecutionConfig
-    from llamita.machine import choose_hardware
+    from llamita.runtime import choose_hardware
     from llamita.train import RunDirectory
     from llamita.train.loading import load_found
     from llamita.train.run_directory import find_verified

@@ -35,7 +35,7 @@ def generate(
     """
     from llamita.config import ExecutionConfig
     from llamita.generate import printable, stream
-    from llamita.machine import choose_hardware
+    from llamita.runtime import choose_hardware
     from llamita.train import load_run
 
     model, tokenizer, config = load_run(checkpoint)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamita.config import RunConfig
-    from llamita.machine import Hardware
+    from llamita.runtime import Hardware
 
 COLUMNS = "{:<16} {:>14}   {:>9} {:>9} {:>9} {:>11} {:>9}   {:>11} {:>11}"
 
@@ -20,8 +20,9 @@ its own. Train with `llamita train --preset NAME`."""
 def presets() -> None:
     """List the presets for `llamita train --preset NAME`: parameters, memory of training by kind, key-value cache."""
     from llamita.config import ExecutionConfig, RunConfig
-    from llamita.machine import choose_hardware, count_parameters
+    from llamita.planning import count_parameters
     from llamita.presets import preset_names
+    from llamita.runtime import choose_hardware
 
     hardware = choose_hardware(ExecutionConfig())
     configs = {name: RunConfig.from_preset(name) for name in preset_names()}
@@ -37,7 +38,7 @@ def presets() -> None:
 def _row(name: str, parameters: int, config: "RunConfig", hardware: "Hardware") -> str:
     from dataclasses import replace
 
-    from llamita.machine import cache_bytes_per_token, training_memory
+    from llamita.planning import cache_bytes_per_token, training_memory
 
     memory = training_memory(config, hardware)
     multi_head = replace(config.model, num_kv_heads=config.model.num_heads)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from llamita.kernels.adamw import adamw
-from llamita.kernels.flat import Row, Update, can_update
+from llamita.ops.cpu.adamw import adamw
+from llamita.ops.cpu.flat import Row, Update, can_update
 
 
 class AdamW(Optimizer):

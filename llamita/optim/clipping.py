@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from llamita.kernels.flat import lies_flat
-from llamita.kernels.squares import joint_norm, scale_together
+from llamita.ops.cpu.flat import lies_flat
+from llamita.ops.cpu.squares import joint_norm, scale_together
 
 
 @torch.no_grad()

@@ -1,13 +1,7 @@
 """Training: `loop.py` is the page to read and to change; the other files are what it calls."""
 
-from llamita.machine import (
-    Hardware,
-    Memory,
-    cache_bytes_per_token,
-    choose_hardware,
-    count_parameters,
-    training_memory,
-)
+from llamita.planning import Memory, cache_bytes_per_token, count_parameters, training_memory
+from llamita.runtime import Hardware, choose_hardware
 from llamita.train.checkpoint import load_checkpoint, save_checkpoint
 from llamita.train.display import Display
 from llamita.train.loading import load_run

@@ -7,8 +7,8 @@ import torch
 
 from llamita.config import replace
 from llamita.errors import UserError
-from llamita.machine.memory import training_memory
-from llamita.machine.room import available_memory
+from llamita.planning.memory import training_memory
+from llamita.planning.room import available_memory
 from llamita.train.run import Run
 from llamita.train.steps import micro_batch_seconds
 

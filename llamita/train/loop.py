@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.machine.hardware import require_places
 from llamita.optim import clip_grad_norm_, make_schedule
 from llamita.parallel import launch, processes_from_environment, started_processes
+from llamita.runtime.hardware import require_places
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
 from llamita.train.plan import announce, utilization

@@ -3,8 +3,8 @@
 import math
 from dataclasses import asdict
 
-from llamita.machine.compiling import Compiled, Kind, choose_compile, require_graphs
-from llamita.machine.peak import flops_per_token, matrix_peak
+from llamita.planning.peak import flops_per_token, matrix_peak
+from llamita.runtime.compiling import Compiled, Kind, choose_compile, require_graphs
 from llamita.train.fit import choose_micro_batch
 from llamita.train.run import Run, tell_changes
 

@@ -18,12 +18,12 @@ from llamita.corpus import short_name
 from llamita.data import BatchOrder, Dataset, note_on_documents, note_on_vocabulary, open_dataset
 from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
-from llamita.machine.blocks import choose_blocks
-from llamita.machine.hardware import Hardware, choose_hardware
-from llamita.machine.room import require_room_for_weights
 from llamita.model import Llama
 from llamita.optim import AdamW, Scaling, decay_groups
 from llamita.parallel import Processes
+from llamita.planning.room import require_room_for_weights
+from llamita.runtime.blocks import choose_blocks
+from llamita.runtime.hardware import Hardware, choose_hardware
 from llamita.train.checkpoint import load_verified
 from llamita.train.display import Display
 from llamita.train.run_directory import RunDirectory

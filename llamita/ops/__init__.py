@@ -1,0 +1,1 @@
+"""The operations of a Llama: what each computes, and the fused kernels that compute the same faster."""

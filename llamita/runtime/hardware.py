@@ -1,0 +1,234 @@
+"""Where a run is computed, and in which precision: what `auto` means, and how it is applied to a model."""
+
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llamita.config import ExecutionConfig
+from llamita.errors import UserError
+from llamita.model import Attention, LayerNorm, Llama, RMSNorm
+from llamita.optim import DynamicLossScaling, NoScaling, Scaling
+from llamita.parallel import Processes
+from llamita.runtime.acceleration import accelerate
+
+DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PROCESSES_PER_CORE = 4  # more than one is good for trials only; each takes some 300 MB before it computes anything
+PRECISION_REASONS = {
+    "bf16": "which it multiplies natively",
+    "fp16": "which it multiplies natively, and bf16 it does not",
+    "fp32": "it multiplies nothing narrower natively",
+}
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How much native kernels take at once: queries of attention, tokens of the head; 0: what they do by themselves."""
+
+    attention_block: int = 0
+    head_block: int = 0
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how a run is computed: what was asked for, with every `auto` decided."""
+
+    device: str
+    precision: str
+    threads: int
+    kernels: str = "native"
+    blocks: Blocks = Blocks()
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Why each was chosen, where nobody asked for it."""
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen, by name: as a run writes it down."""
+        return {"device": self.device, "precision": self.precision, "threads": self.threads, "kernels": self.kernels}
+
+    @property
+    def computes_natively(self) -> bool:
+        """Whether llamita's own kernels compute: they are for bf16 on a CPU."""
+        return self.kernels == "native" and _kernels_fit(self.device, self.precision)
+
+    def __str__(self) -> str:
+        because = {name: f" ({reason})" for name, reason in self.reasons.items()}
+        parts = [f"{self.device}", f"{self.precision}{because.get('precision', '')}", f"{self.threads} threads"]
+        if torch.device(self.device).type == "cpu":
+            parts.append(f"{self.kernels} kernels{because.get('kernels', '')}")
+        return ", ".join(parts)
+
+    def apply(self, model: Llama) -> Llama:
+        """Put `model` on the device, and its parts into the precision that is fastest there."""
+        torch.set_num_threads(self.threads)
+        if self.device == "cpu":
+            _keep_freed_memory()
+        return self.prepare(model).to(self.device)
+
+    def prepare(self, model: Llama) -> Llama:
+        """Put the parts of `model` into the precision that is fastest on the device."""
+        if self.precision in AUTOCAST:
+            hands_on_fp32 = LayerNorm if self.computes_natively else (RMSNorm, LayerNorm)
+            for module in model.modules():
+                # (A post-norm makes the residual stream itself, which stays in fp32.)
+                if isinstance(module, hands_on_fp32) and model.config.norm_position == "pre":
+                    module.register_forward_hook(_narrow)
+                if isinstance(module, Attention) and self.device == "cpu":
+                    module.kernel = _in_fp32(module.kernel)
+            if self.computes_natively:
+                accelerate(model, self.blocks.attention_block, self.blocks.head_block)
+        return model
+
+    def wait(self) -> None:
+        """Wait until the device has done what it was asked to: before a clock is read."""
+        kind = torch.device(self.device).type
+        if kind == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif kind == "mps":
+            torch.mps.synchronize()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass: matrix products in the precision, everything delicate in fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, AUTOCAST[self.precision])
+
+    def scaling(self, state: dict[str, Any] | None = None) -> Scaling:
+        """What keeps small gradients from vanishing in the precision; `state`: where it stood in a checkpoint."""
+        return DynamicLossScaling(**(state or {})) if self.precision == "fp16" else NoScaling()
+
+
+def choose_hardware(config: ExecutionConfig, processes: Processes = Processes()) -> Hardware:  # noqa: B008  (frozen)
+    """Decide every `auto`. Raises `UserError` for a device that is not there, or not for so many processes."""
+    device = _best_device() if config.device == "auto" else config.device
+    _check_device(device)
+    if processes.world_size > 1:
+        _take_device(device, processes)
+    precision = best_precision(device) if config.precision == "auto" else config.precision
+    reasons = {"precision": PRECISION_REASONS[precision]} if config.precision == "auto" else {}
+    kernels, reasons["kernels"] = _choose_kernels(config, device, precision)
+    threads = config.threads or max(1, _usable_cores() // processes.local_world_size)
+    return Hardware(device, precision, threads, kernels, reasons=reasons)
+
+
+def _choose_kernels(config: ExecutionConfig, device: str, precision: str) -> tuple[str, str]:
+    fit = _kernels_fit(device, precision)
+    if config.kernels == "native" and not fit:
+        raise UserError(f"--kernels native are for bf16 on a CPU, not for {precision} on {device}: use --kernels auto")
+    if config.kernels != "auto":
+        return config.kernels, "asked for"
+    return ("native", "the fastest for bf16 on a CPU") if fit else ("plain", "native ones are for bf16 on a CPU")
+
+
+def _kernels_fit(device: str, precision: str) -> bool:
+    return device == "cpu" and precision == "bf16"
+
+
+def best_precision(device: str) -> str:
+    """The narrowest that the device multiplies natively: bf16, which has the range of fp32, before fp16."""
+    if has_bf16(device):
+        return "bf16"
+    return "fp16" if has_fast_fp16(device) else "fp32"
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 natively (emulated, it would be slower than fp32)."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if kind == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
+    return False
+
+
+def has_fast_fp16(device: str) -> bool:
+    """Whether the device multiplies fp16 natively and fast: NVIDIA's GPUs from Volta on."""
+    return torch.device(device).type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def _take_device(device: str, processes: Processes) -> None:
+    """Give each process of this machine a GPU of its own, which it then calls `cuda`."""
+    if device.startswith(("mps", "cuda:")):
+        raise UserError(
+            f"--device {device} is one device, for one process: leave out --world_size, or use --device cpu"
+        )
+    if device == "cuda":
+        require_places(device, processes.local_world_size)
+        torch.cuda.set_device(processes.local_rank)
+
+
+def require_places(device: str, processes: int) -> None:
+    """Raise `UserError` for more processes than this machine has GPUs for, or far more than it has cores.
+
+    Of an `auto` device the cores are counted: it may stand for the CPU, where a run began on that.
+    """
+    if device == "cuda" and processes > torch.cuda.device_count():
+        raise UserError(
+            f"--world_size: {processes:,} processes here, but each needs a GPU, and there are "
+            f"{torch.cuda.device_count()}: lower it, or use --device cpu"
+        )
+    if processes > (most := PROCESSES_PER_CORE * _usable_cores()):
+        raise UserError(
+            f"--world_size: {processes:,} processes on {_usable_cores():,} cores would only wait for one another: "
+            f"at most {most:,} are started here"
+        )
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    if not DEVICES.fullmatch(device):
+        raise UserError(f"--device {device} is not known: choose auto, cpu, cuda, one of several as cuda:1, or mps")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch goes on for a page, and where no mps is, it begins with kernels
+        reason = "PyTorch finds no Apple GPU" if device == "mps" else str(error).splitlines()[0].partition(". ")[0]
+        # Not `auto`: where a run goes on, that stands for the device that it began on.
+        other = _best_device() if _best_device() != device else "cpu"
+        raise UserError(f"--device {device} cannot be used here ({reason}): use --device {other}") from None
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one: to hand it back and fault it in takes a tenth of a step."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def _narrow(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """What a norm hands on is read by several products: cast once here, autocast would do it again for each of them."""
+    kind = output.device.type
+    return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _in_fp32(kernel: Kernel) -> Kernel:
+    """torch's CPU attention is several times slower backward in bf16 than in fp32 (seen with torch 2.13)."""
+
+    def wide(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return kernel(q.float(), k.float(), v.float(), mask)
+
+    return wide
