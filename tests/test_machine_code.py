@@ -13,10 +13,10 @@ import pytest
 import torch
 from llvmlite import binding
 
-from llamita.ops import cpu as kernels
 from llamita.jit import compiler, machine_code
 from llamita.jit.language import Helper
 from llamita.jit.workers import run
+from llamita.ops import cpu as kernels
 from llamita.ops.cpu import cross_entropy, norm
 
 SOURCE = '''
