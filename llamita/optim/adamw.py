@@ -2,14 +2,30 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from llamita.ops.cpu import chunks
 from llamita.ops.cpu.adamw import adamw
-from llamita.ops.cpu.flat import Row, Update, can_update
+
+Row = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A parameter, its gradient, m and v."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The numbers of one update of AdamW; `step` counts from 1."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    step: int
 
 
 class AdamW(Optimizer):
@@ -53,7 +69,7 @@ class AdamW(Optimizer):
             for step, rows in self._rows(group).items():
                 beta1, beta2 = group["betas"]
                 update = Update(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step)
-                (adamw if can_update(rows) else _plain_adamw)(rows, update)
+                (_fused if _fits(rows) else _by_hand)(rows, update)
         return loss
 
     def _rows(self, group: dict[str, Any]) -> dict[int, list[Row]]:
@@ -74,8 +90,19 @@ class AdamW(Optimizer):
         return state
 
 
-def _plain_adamw(rows: Sequence[Row], update: Update) -> None:
-    """The same by torch's own operations, each on all parameters at once, which spares a GPU thousands of launches."""
+def _fits(rows: Sequence[Row]) -> bool:
+    return all(chunks.fits(*row) for row in rows)
+
+
+def _fused(rows: Sequence[Row], update: Update) -> None:
+    """One pass over memory, on a CPU."""
+    step_size = update.lr / (1 - update.beta1**update.step)
+    decay, correction2 = 1 - update.lr * update.weight_decay, 1 - update.beta2**update.step
+    adamw(rows, step_size, decay, update.beta1, update.beta2, correction2, update.eps)
+
+
+def _by_hand(rows: Sequence[Row], update: Update) -> None:
+    """The formulas, each on all parameters at once, which spares a GPU thousands of kernel launches."""
     together: Any = torch  # whose operations on lists have no public names
     parameters, grads, means, squares = (list(column) for column in zip(*rows, strict=True))
     together._foreach_lerp_(means, grads, 1 - update.beta1)
