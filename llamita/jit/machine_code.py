@@ -7,7 +7,6 @@ the system has a linker, which to load costs nothing, else as the object file th
 import ctypes
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,13 +19,12 @@ from typing import Any
 
 from llamita.errors import UserError
 from llamita.files import default_cache, write_atomically
+from llamita.jit.cpu import cpu_model
 from llamita.jit.language import REWRITES
 
 ENTRY = "loop"
 """What the function is called in its file."""
 LIBRARY, OBJECT = ".so", ".o"
-OF_PROCESSOR = "model name", "flags", "CPU implementer", "CPU part", "Features"
-"""The lines of /proc/cpuinfo that tell processors of Intel and AMD, and of Arm, from others."""
 
 
 class Body:
@@ -138,13 +136,4 @@ def _surroundings() -> str:
     """Changes with what loops are written in, what compiles them, and the processor that they are compiled for."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     written = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return "\n".join([written, version("numba"), version("llvmlite"), *_processor()])
-
-
-def _processor() -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = [platform.processor()]
-    told = (next((line for line in lines if line.startswith(name)), "") for name in OF_PROCESSOR)
-    return [platform.system(), platform.machine(), *lines[:1], *told]
+    return "\n".join([written, version("numba"), version("llvmlite"), *cpu_model()])

@@ -7,12 +7,12 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from llamita.jit.workers import has_no_values
 from llamita.model import Attention, Block, Llama, RMSNorm, RotaryEmbedding, SwiGLU
 from llamita.model.cache import NO_CACHE, LayerCache, NoCache
 from llamita.ops.cpu.attention_layer import attention_layer
 from llamita.ops.cpu.feed_forward_layer import feed_forward_layer
 from llamita.ops.cpu.flat import lies_flat
+from llamita.ops.cpu.launch import has_no_values
 from llamita.ops.cpu.rotation import Angles, Heads, rows_of_table
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from llamita.jit.machine_code import exact_body
 from llamita.jit.numbers import F, end_of, fp32s, fp64, int64s, sqrt, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, run
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
 from llamita.ops.cpu.flat import Row, Update, stretches
+from llamita.ops.cpu.launch import run
 
 
 def adamw(rows: Sequence[Row], update: Update) -> None:

@@ -32,7 +32,8 @@ from llamita.jit.numbers import (
     store,
     take_rows,
 )
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, has_no_values, run
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
+from llamita.ops.cpu.launch import has_no_values, run
 from llamita.ops.cpu.workspace import scratch
 
 QUERIES = 128  # of a block, where nobody says how many

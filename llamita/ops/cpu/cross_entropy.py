@@ -29,7 +29,8 @@ from llamita.jit.numbers import (
     store,
     take_rows,
 )
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, has_no_values, require_within, run
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
+from llamita.ops.cpu.launch import has_no_values, require_within, run
 from llamita.ops.cpu.workspace import scratch
 from llamita.targets import IGNORED
 

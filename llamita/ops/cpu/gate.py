@@ -14,7 +14,8 @@ from torch import Tensor
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import F, bf16s, end_of, exp, load, store, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, run
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
+from llamita.ops.cpu.launch import run
 
 AT_ONCE = 1 << 14  # elements
 

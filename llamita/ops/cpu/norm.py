@@ -17,7 +17,8 @@ from torch import Tensor
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import F, bf16s, end_of, fp32s, fp64, load, sqrt, store_any, take_rows
-from llamita.jit.workers import AT_ONCE, FIRST_ARGUMENT, ROWS, run
+from llamita.jit.pool import AT_ONCE, FIRST_ARGUMENT, ROWS
+from llamita.ops.cpu.launch import run
 
 ELEMENTS_AT_ONCE = 1 << 14
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import bf16s, end_of, fp32s, load, store_any, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, run
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
+from llamita.ops.cpu.launch import run
 from llamita.ops.cpu.workspace import scratch
 
 ELEMENTS_AT_ONCE = 1 << 13

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import F, bf16s, copy_bf16s, fp32s, helper, int64s, load, store, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, require_within, run
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
+from llamita.ops.cpu.launch import require_within, run
 
 _remembered = threading.local()
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from llamita.jit.machine_code import Body, exact_body
 from llamita.jit.numbers import F, end_of, fp32s, fp64, fp64s, int64s, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, run
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
 from llamita.ops.cpu.flat import stretches
+from llamita.ops.cpu.launch import run
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> Tensor:

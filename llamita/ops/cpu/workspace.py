@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from llamita.jit.workers import has_no_values
+from llamita.ops.cpu.launch import has_no_values
 
 BF16 = torch.bfloat16
 WHOLE: tuple[int, ...] = ()
