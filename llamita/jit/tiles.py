@@ -19,9 +19,10 @@ from functools import cache
 
 import numpy as np
 
-from llamita.jit.cpu import cpu_flags
+from llamita.jit.cpu import CPUINFO, cpu_flags
 from llamita.jit.language import helper, intrinsic
 from llamita.jit.numbers import bf16s, uint32s
+from llamita.jit.object_file import host_has
 
 ROWS_OF_TILE, WIDTH, LANES = 8, 32, 16
 _BYTES = 4  # of a pair
@@ -33,7 +34,7 @@ _wide_row, _narrow_row = (intrinsic("tile_product", 1, vectors, LANES) for vecto
 @cache
 def has_bf16_products() -> bool:
     """Whether the processor has the instruction (AVX512_BF16)."""
-    return "avx512_bf16" in cpu_flags()
+    return "avx512_bf16" in cpu_flags() if CPUINFO.exists() else host_has("avx512bf16")
 
 
 @helper
