@@ -210,7 +210,7 @@ def test_a_model_whose_weights_have_no_room_is_refused_before_it_is_made(capsys,
     monkeypatch.setattr(room, "available_memory", lambda device: 10e9)
     shape = {"hidden_size": 16384, "num_layers": 80, "num_heads": 64}
     line = refusal(capsys, *train_words(text, tmp_path / "run", **shape))
-    assert "GB for weights, gradients and AdamW, and 10.0 GB are free: choose a smaller model" in line
+    assert "GB for weights, gradients and optimizer state, and 10.0 GB are free: choose a smaller model" in line
 
 
 def test_available_memory_is_what_the_machine_and_the_container_leave(tmp_path, monkeypatch):

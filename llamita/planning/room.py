@@ -5,21 +5,21 @@ from pathlib import Path
 
 import torch
 
-from llamita.config import ModelConfig
+from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.planning.memory import count_parameters
+from llamita.planning.memory import count_parameters, optimizer_state_bytes
 
-BYTES_PER_PARAMETER = 16  # fp32: weight, gradient, and AdamW's two means
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
-def require_room_for_weights(config: ModelConfig, device: str) -> None:
+def require_room_for_weights(config: RunConfig, device: str) -> None:
     """Raise `UserError` where not even what every step needs has room, before anything of it is taken."""
-    parameters, free = sum(count_parameters(config).values()), available_memory(device)
-    if BYTES_PER_PARAMETER * parameters > free:
+    parameters, free = sum(count_parameters(config.model).values()), available_memory(device)
+    needed = 8 * parameters + optimizer_state_bytes(config)  # weights and gradients are fp32
+    if needed > free:
         raise UserError(
-            f"{parameters:,} parameters need {BYTES_PER_PARAMETER * parameters / 1e9:,.1f} GB for weights, gradients "
-            f"and AdamW, and {free / 1e9:,.1f} GB are free: choose a smaller model"
+            f"{parameters:,} parameters need {needed / 1e9:,.1f} GB for weights, gradients and optimizer state, "
+            f"and {free / 1e9:,.1f} GB are free: choose a smaller model"
         )
 
 

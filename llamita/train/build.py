@@ -10,7 +10,7 @@ from torch import nn
 from llamita.config import RunConfig
 from llamita.data import BatchOrder, Dataset
 from llamita.model import Llama
-from llamita.optim import AdamW, Scaling, decay_groups
+from llamita.optim import Optimizer, Scaling, build_optimizer
 from llamita.parallel import Processes
 from llamita.runtime.hardware import Hardware
 from llamita.train.display import Display
@@ -40,7 +40,7 @@ class Run:
     facts_before: dict[str, Any]
     """What the run wrote down when it began, where it goes on; else nothing."""
     model: Llama
-    optimizer: AdamW
+    optimizer: Optimizer
     scaling: Scaling
     step_model: nn.Module
     """What computes the loss of a step: `model`, or the same compiled."""
@@ -72,9 +72,7 @@ def build_run(
 ) -> Run:
     """The run at step 0: first weights, an optimizer without state, nothing loaded."""
     model = hardware.apply(Llama(config.model, seed=config.training.seed))
-    options = config.optimizer
-    groups = decay_groups(model, options.weight_decay)
-    optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
+    optimizer = build_optimizer(config.optimizer, model)
     rows = math.ceil(config.training.batch_size / processes.world_size)
     made = model, optimizer, hardware.scaling()
     return Run(config, processes, hardware, data, directory, display, before, *made, model, rows, State())

@@ -87,21 +87,22 @@ def _fits_on_gpu(run: Run, rows: int) -> bool:
     finally:
         run.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-    state = 0 if run.optimizer.state else 8 * run.num_parameters
+    state = 0 if run.optimizer.state else run.optimizer.state_bytes()
     return torch.cuda.max_memory_reserved(device) + state <= torch.cuda.get_device_properties(device).total_memory
 
 
 def _roughly(run: Run, rows: int) -> float:
-    """Bytes, more rather than less: weights, gradients, m and v; 64 numbers of fp32 a layer and width of each token."""
+    """Bytes, more rather than less: of the parameters; and 64 numbers of fp32 a layer and width of each token."""
     model = run.config.model
     tokens = rows * model.max_seq_len
-    return 20 * run.num_parameters + 4 * tokens * (64 * model.hidden_size * model.num_layers + 4 * model.vocab_size)
+    parameters = 12 * run.num_parameters + run.optimizer.state_bytes()  # weights, gradients, a temporary of that size
+    return parameters + 4 * tokens * (64 * model.hidden_size * model.num_layers + 4 * model.vocab_size)
 
 
 def _needed(run: Run, rows: int) -> float:
     """Bytes that an update takes besides the weights and the optimizer's state, which are there already."""
     peak = training_memory(replace(run.config, micro_batch_size=rows), run.hardware).peak
-    return peak - run.num_parameters * (12 if run.optimizer.state else 4)
+    return peak - 4 * run.num_parameters - (run.optimizer.state_bytes() if run.optimizer.state else 0)
 
 
 def _refusal(run: Run, rows: int) -> str:

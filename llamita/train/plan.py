@@ -81,8 +81,7 @@ def trial_step(run: Run) -> tuple[float, float]:
     quick = run.processes.max(_seconds_of_gradients(run)) < 1
     seconds = min(_seconds_of_gradients(run) for _ in range(5 if quick else 1))  # what else runs can only lengthen it
     run.optimizer.zero_grad(set_to_none=True)
-    optimizer_bytes = 8 * sum(p.numel() for p in run.model.parameters())
-    return seconds, _peak_memory(run.hardware.device) + optimizer_bytes
+    return seconds, _peak_memory(run.hardware.device) + run.optimizer.state_bytes()
 
 
 def _seconds_of_gradients(run: Run) -> float:

@@ -41,7 +41,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
         with processes.main_first():
             before = facts_before(config, data, directory)
             hardware = _begin(config, data, directory, before, processes, display)
-        require_room_for_weights(config.model, hardware.device)
+        require_room_for_weights(config, hardware.device)
         batch_size = math.ceil(config.training.batch_size / processes.world_size)
         hardware = choose_blocks(hardware, config.run, config.model, batch_size, before, processes)
         run = build_run(config, processes, hardware, data, directory, display, before)

@@ -10,18 +10,27 @@ take one after the other. So a thousand small parameters cost one call.
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from llamita.jit.machine_code import exact_body
 from llamita.jit.numbers import F, end_of, fp32s, fp64, int64s, sqrt, take_rows
 from llamita.jit.workers import FIRST_ARGUMENT, ROWS, run
-from llamita.ops.cpu.flat import Row, Update, stretches
+from llamita.ops.cpu.flat import stretches
 
 
-def adamw(rows: Sequence[Row], update: Update) -> None:
-    """Update parameters, m and v in their place."""
+def adamw(
+    rows: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+) -> None:
+    """Update (parameter, gradient, m, v) in place, contiguous fp32 on the CPU; `step` counts updates from 1."""
     places = stretches([tuple(tensor.data_ptr() for tensor in row) for row in rows], [row[0].numel() for row in rows])
-    rate, rest = update.lr / (1 - update.beta1**update.step), 1 - update.beta2**update.step
-    kept = 1 - update.lr * update.weight_decay
-    numbers = rate, rest, kept, update.beta1, update.beta2, update.eps
+    rate, rest = lr / (1 - beta1**step), 1 - beta2**step
+    numbers = rate, rest, 1 - lr * weight_decay, beta1, beta2, eps
     run(_update, len(places), 1, places, *(float(number) for number in numbers))
 
 

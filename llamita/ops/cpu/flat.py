@@ -1,35 +1,11 @@
 """Tensors of fp32 numbers as the loops of the optimizer see them: stretches of memory, wherever these lie."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 STRETCH = 1 << 14  # elements
 PLAIN = Tensor, torch.nn.Parameter  # no subclass, which may have no memory of its own
-
-
-@dataclass(frozen=True)
-class Update:
-    """One update of AdamW, but for the parameters: hyperparameters, and the number `step` of the update, from 1."""
-
-    lr: float
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    step: int
-
-
-Row = tuple[Tensor, Tensor, Tensor, Tensor]
-"""A parameter, its gradient, m and v."""
-
-
-def can_update(rows: Sequence[Row]) -> bool:
-    """Whether these lie in memory as the loop reads them."""
-    return all(lies_flat(tensor) for row in rows for tensor in row)
 
 
 def lies_flat(tensor: Tensor) -> bool:
