@@ -352,7 +352,7 @@ def turn() -> tuple[Tensor, ...]:
 
 def update() -> tuple[Tensor, ...]:
     rows = drawn_rows()
-    adamw(rows, Update(1e-2, 0.9, 0.95, 1e-8, 0.1, 3))
+    adamw(rows, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3)
     return tuple(tensor for row in rows for tensor in row)
 
 
