@@ -1,27 +1,21 @@
 """Opening a run, step by step: data, configuration, identity, hardware, model, and the newest checkpoint."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 
 from llamita.config import RunConfig
-from llamita.data import Dataset
 from llamita.errors import UserError
 from llamita.parallel import Processes
-from llamita.planning.room import require_room_for_weights
-from llamita.runtime.blocks import choose_blocks
-from llamita.runtime.hardware import Hardware, choose_hardware
+from llamita.planning.choices import choose_steps
+from llamita.planning.machine_memory import require_memory_for_weights
+from llamita.runtime.hardware import choose_hardware
 from llamita.train.build import Run, build_run
 from llamita.train.display import Display
-from llamita.train.identity import Facts, choose_directory, facts_before, tell_changes, with_choices_of, write_identity
+from llamita.train.identity import choose_directory, facts_before, tell_changes, with_choices_of, write_identity
 from llamita.train.resolve import open_data, require_enough_sequences, resolve
 from llamita.train.resume import resume
-from llamita.train.run_directory import RunDirectory
-
-LATER = "compile", "micro_batch_size", "attention_block", "head_block"
-"""Facts that are found out when the model is there (`preparation.py`)."""
 
 
 @contextmanager
@@ -38,25 +32,15 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     require_enough_sequences(config, processes.world_size)
     directory = choose_directory(config, data)
     with directory.lock() if processes.is_main else nullcontext():
-        with processes.main_first():
-            before = facts_before(config, data, directory)
-            hardware = _begin(config, data, directory, before, processes, display)
-        require_room_for_weights(config, hardware.device)
-        batch_size = math.ceil(config.training.batch_size / processes.world_size)
-        hardware = choose_blocks(hardware, config.run, config.model, batch_size, before, processes)
-        run = build_run(config, processes, hardware, data, directory, display, before)
+        before = facts_before(config, data, directory)
+        processes.wait()  # nobody writes before all have read
+        hardware = choose_hardware(with_choices_of(before, config, processes).run, processes)
+        require_memory_for_weights(config, hardware.device, processes.local_world_size)
+        choices = choose_steps(config, hardware, processes, before)
+        chosen = {**hardware.choices, **choices.facts, "world_size": processes.world_size, "torch": torch.__version__}
+        tell_changes(before, chosen, display)
+        if processes.is_main:
+            write_identity(config, data, directory, chosen)
+        run = build_run(config, processes, hardware, data, directory, display, choices)
         resume(run)
         yield run
-
-
-def _begin(
-    config: RunConfig, data: Dataset, directory: RunDirectory, before: Facts, processes: Processes, display: Display
-) -> Hardware:
-    """Decide where the run is computed, and write it down."""
-    hardware = choose_hardware(with_choices_of(before, config, processes).run, processes)
-    chosen = {**hardware.choices, "world_size": processes.world_size, "torch": torch.__version__}
-    if before:
-        tell_changes(before, chosen, display)
-    if processes.is_main:
-        write_identity(config, data, directory, {**chosen, **{name: before[name] for name in LATER if name in before}})
-    return hardware
