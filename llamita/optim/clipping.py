@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from llamita.ops.cpu import chunks
 from llamita.ops.cpu.global_norm import global_norm, scale_
+from llamita.optim.dispatch import use_fused_kernel
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return torch.zeros(())
-    if chunks.fits(*grads):
+    if use_fused_kernel(grads):
         norm = global_norm(grads)
         if norm > max_norm:
             scale_(grads, (max_norm / (norm + 1e-6)).item())

@@ -17,19 +17,16 @@ from llamita.ops.cpu.launch import run
 
 def adamw(
     rows: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
-    step_size: float,
-    decay: float,
+    lr: float,
     beta1: float,
     beta2: float,
-    correction2: float,
     eps: float,
+    weight_decay: float,
+    step: int,
 ) -> None:
-    """Update rows of (parameter, gradient, m, v), contiguous fp32, in place:
-
-        m ← β1·m + (1 - β1)·g,   v ← β2·v + (1 - β2)·g²,   p ← decay · p - step_size · m / (sqrt(v / correction2) + ε)
-    """
-    table = chunks(rows)
-    numbers = step_size, correction2, decay, beta1, beta2, eps
+    """Update (parameter, gradient, m, v) in place, contiguous fp32 on the CPU; `step` counts updates from 1."""
+    table, step_size, correction2 = chunks(rows), lr / (1 - beta1**step), 1 - beta2**step
+    numbers = step_size, correction2, 1 - lr * weight_decay, beta1, beta2, eps
     run(_update, len(table), 1, table, *(float(number) for number in numbers))
 
 
