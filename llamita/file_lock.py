@@ -42,7 +42,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _try_lock_on_windows(descriptor: int) -> bool:
-    """The same with the C runtime of Windows, which locks ranges of bytes: here the first byte, which need not exist."""
+    """The same on Windows, which locks ranges of bytes: here the first byte, which need not exist."""
     import msvcrt
 
     try:

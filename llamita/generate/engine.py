@@ -1,6 +1,6 @@
 """The decoding engine: many sequences at once, one to a slot of the cache; each key and value is computed once.
 
-    prompts ─ prefill ─ logits ─ sampler ─ ids ─ decode step ─ logits ─ sampler ─ ids ─ …
+prompts ─ prefill ─ logits ─ sampler ─ ids ─ decode step ─ logits ─ sampler ─ ids ─ …
 """
 
 from collections.abc import Iterator, Sequence

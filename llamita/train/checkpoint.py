@@ -118,7 +118,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
     # named_parameters names a shared tensor once, so a tied head is left out, as Hugging Face does.
-    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
     tensors = {}
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}.{kind}"] = value.contiguous() if isinstance(value, Tensor) else torch.tensor(value)
+            tensors[f"{name}.{kind}"] = value.cpu().contiguous() if isinstance(value, Tensor) else torch.tensor(value)
     return tensors
 
 

@@ -8,7 +8,6 @@ from types import FrameType
 
 from llamita.parallel import Processes
 
-
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 """Ctrl-C, a termination signal, and the Ctrl-Break of Windows, by which one process can interrupt another there."""
 
