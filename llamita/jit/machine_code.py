@@ -57,6 +57,10 @@ class Kernel:
             self.__dict__["address"] = found
         return "address" in self.__dict__
 
+    def compile(self) -> None:
+        """Compile or load the code now, rather than when it first runs."""
+        _ = self.address
+
     @cached_property
     def address(self) -> int:
         """Where the machine code begins. Raises `ImportError` where it must be compiled and numba is missing."""
