@@ -20,6 +20,8 @@ PADDING = 16  # bytes behind a text, which the kernels read, but do not use
 BEHIND = b"\xff" * PADDING  # what those are: the end of the text to all state machines
 ARENA = 4 << 20  # bytes for longer pieces, besides the tokens
 PATTERNS = {"gpt2": pieces.GPT2, "cl100k": pieces.CL100K, "llama3": pieces.LLAMA3}
+CONSUMED = int(memory.CONSUMED)
+LEFT = slice(int(memory.WORDS_LEFT), int(memory.ARENA_USED) + 1)  # of the table: what is left of WORDS, LONGER, ARENA
 LETTERS = {"d": pieces.D, "e": pieces.E, "l": pieces.L, "m": pieces.M,
            "r": pieces.R, "s": pieces.S, "t": pieces.T, "v": pieces.V}  # fmt: skip
 
@@ -140,6 +142,8 @@ class _Workspace:
         self._remembered = {which: array.copy() for which, array in shared.remembered.items()}
         list_arrays(self._table, self._remembered)
         self._address, self._numbers = address(self._table), self._table.data
+        self._encode_text = encoding.encode.run
+        self._arena_size = self._remembered[memory.ARENA].nbytes
         self._make_room(CHUNK)
 
     def encode(self, text: memoryview, final: bool) -> tuple[np.ndarray, int]:
@@ -149,7 +153,7 @@ class _Workspace:
         while True:
             end = character_end(text, start + size)
             parts.append(self._encode_chunk(text[start:end], final and end == len(text)))
-            consumed = self._numbers[memory.CONSUMED]
+            consumed = self._numbers[CONSUMED]
             start += consumed
             if end == len(text):
                 return parts[0] if len(parts) == 1 else np.concatenate(parts), start
@@ -161,7 +165,7 @@ class _Workspace:
         if size > self._size:
             self._make_room(size)
         put_text(self._text, text)
-        produced = encoding.encode(self._address, size, int(final))
+        produced = self._encode_text(self._address, size, int(final))
         if self._is_full():
             self._forget()
         ids = self._ids[:produced].copy()
@@ -175,16 +179,14 @@ class _Workspace:
         self._text, self._ids = self._buffers[memory.TEXT].data, self._buffers[memory.IDS]
 
     def _is_full(self) -> bool:
-        numbers = self._numbers
-        arena_left = numbers[2 * memory.ARENA + 1] - 8 * numbers[memory.ARENA_USED]
-        return not numbers[memory.WORDS_LEFT] or not numbers[memory.LONGER_LEFT] or arena_left < MOST_ARENA
+        words_left, longer_left, arena_used = self._numbers[LEFT]
+        return not words_left or not longer_left or self._arena_size - 8 * arena_used < MOST_ARENA
 
     def _forget(self) -> None:
         """Remember the tokens alone again. That is cheaper than choosing what to drop."""
         for which, array in self._remembered.items():
             np.copyto(array, self._shared.remembered[which])
-        left = slice(memory.WORDS_LEFT, memory.ARENA_USED + 1)
-        self._table[left] = self._shared.table[left]
+        self._table[LEFT] = self._shared.table[LEFT]
 
 
 def make_buffers(size: int) -> dict[int, np.ndarray]:
