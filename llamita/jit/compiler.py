@@ -52,7 +52,16 @@ def compile_kernel(
         arguments=", ".join(arguments),
         report="store i32 %code, ptr %status" if checked else "",
     )
-    return _target_machine().emit_object(binding.parse_assembly(dispatcher.inspect_llvm(signature) + entry))
+    module = binding.parse_assembly(dispatcher.inspect_llvm(signature) + entry)
+    _hide_all_but(name, module)
+    return _target_machine().emit_object(module)
+
+
+def _hide_all_but(name: str, module: binding.ModuleRef) -> None:
+    """Keep other symbols out of the library: numba gives them names that differ from process to process."""
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name != name:
+            value.linkage = "internal"
 
 
 def _load(i: int) -> str:

@@ -200,7 +200,7 @@ def _linked(code: bytes) -> bytes | None:
         with TemporaryDirectory() as folder:
             made, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
             made.write_bytes(code)
-            subprocess.run([linker, "-shared", "-o", library, made, "-lm"], capture_output=True)
+            subprocess.run([linker, "-shared", "-Wl,-x", "-o", library, made, "-lm"], capture_output=True)
             return library.read_bytes() if library.exists() else None
     except OSError:  # no room for temporary files
         return None
