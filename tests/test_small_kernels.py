@@ -11,10 +11,10 @@ from nearness import BF16, LAYOUTS, ROUNDING, assert_rounded_once, distance, dra
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llamita.jit import workers
+from llamita.jit import pool
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import exp, fp32s, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
 from llamita.model.positions import rotate_pairs
 from llamita.ops.cpu import norm
 from llamita.ops.cpu.adamw import adamw
@@ -23,6 +23,7 @@ from llamita.ops.cpu.attention_in_blocks import QUERIES
 from llamita.ops.cpu.cross_entropy import linear_cross_entropy
 from llamita.ops.cpu.flat import STRETCH
 from llamita.ops.cpu.gate import gated_silu
+from llamita.ops.cpu.launch import run
 from llamita.ops.cpu.norm import rms_norm
 from llamita.ops.cpu.rotation import rotate
 from llamita.ops.cpu.squares import joint_norm
@@ -155,7 +156,7 @@ def _exponentials(table):
 
 def exponentials(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
-    workers.run(_exponentials, len(x), 1, x, out)
+    run(_exponentials, len(x), 1, x, out)
     return out
 
 
@@ -377,7 +378,7 @@ def test_results_do_not_depend_on_the_number_of_threads_or_their_kind(monkeypatc
         torch.set_num_threads(threads)
         found.append(compute())
         with monkeypatch.context() as patch:
-            patch.setattr(workers, "_start_together", lambda: workers._in_python_threads)
+            patch.setattr(pool, "_parallel", lambda has_torch: pool._in_python_threads)
             found.append(compute())
     for result in found:
         assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from llamita.ops.cpu.squares import joint_norm, scale_together
+from llamita.ops.cpu.global_norm import global_norm, scale_
 from llamita.optim.dispatch import use_fused_kernel
 
 
@@ -21,9 +21,9 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     if not grads:
         return torch.zeros(())
     if use_fused_kernel(grads):
-        norm = joint_norm(grads)
+        norm = global_norm(grads)
         if norm > max_norm:
-            scale_together(grads, (max_norm / (norm + 1e-6)).item())
+            scale_(grads, (max_norm / (norm + 1e-6)).item())
         return norm
     norm = torch.stack([grad.float().norm() for grad in grads]).norm()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # a tensor: nobody waits for the device

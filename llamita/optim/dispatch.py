@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from llamita.ops.cpu import flat
+from llamita.ops.cpu import chunks
 
 
 def use_fused_kernel(tensors: Iterable[Tensor]) -> bool:
-    """Whether a fused kernel computes on all of these: contiguous fp32 tensors in the CPU's memory."""
-    return all(flat.lies_flat(tensor) for tensor in tensors)
+    """Whether a fused kernel computes on all of these: contiguous fp32 tensors on the CPU, and not `--kernels plain`."""
+    return chunks.fits(*tensors)

@@ -18,10 +18,11 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from llamita import ops
 from llamita.config import ModelConfig, RunConfig, replace
 from llamita.evaluate.loss import TOKENS_AT_ONCE
 from llamita.model import Llama
-from llamita.ops.cpu.workspace import imagining
+from llamita.ops.cpu.scratch import fake_buffers
 from llamita.optim import Optimizer, build_optimizer
 from llamita.runtime.hardware import Hardware
 
@@ -90,10 +91,10 @@ def cache_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int
 def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
     """Peak bytes of evaluation, forward pass, backward pass and optimizer; and the activations."""
     with torch.device("meta"):
-        model = hardware.prepare(Llama(config.model))
+        model = Llama(config.model)
     asked_for = config.run.micro_batch_size
     rows = asked_for if isinstance(asked_for, int) and asked_for else config.training.batch_size
-    with FakeTensorMode(), _Ledger() as ledger, imagining():
+    with ops.backend(hardware.kernels), FakeTensorMode(), _Ledger() as ledger, fake_buffers():
         tensors = {name: torch.empty(value.shape, dtype=value.dtype, device=hardware.device).requires_grad_(learned)
                    for named, learned in ((model.named_parameters(), True), (model.named_buffers(), False))
                    for name, value in named}  # fmt: skip
