@@ -171,7 +171,7 @@ def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
     names = sorted(file.name for file in folder.iterdir())
     content = json.loads(json.dumps({**content, "files": {name: _file_digest(folder / name) for name in names}}))
     text = json.dumps({**content, "sha256": _digest(content)}, indent=2)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def _set_modes(folder: Path) -> None:
