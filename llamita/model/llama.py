@@ -16,9 +16,10 @@ from llamita.model.attention import Attention
 from llamita.model.cache import NO_CACHE, KVCache, LayerCache, NoCache
 from llamita.model.feed_forward import choose_feed_forward
 from llamita.model.init import initialize, let_heads_copy
-from llamita.model.loss import LMHead, Reduction
+from llamita.model.loss import LMHead
 from llamita.model.norm import choose_norm
 from llamita.model.positions import Rotation, choose_embedding, choose_rotation
+from llamita.ops import Reduction
 
 
 class Block(nn.Module):

@@ -12,8 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamita.config import RunConfig
-from llamita.config_file import read_toml, write_toml
+from llamita.config import RunConfig, read_toml, write_toml
 from llamita.errors import UserError
 from llamita.file_lock import file_lock
 from llamita.files import remove_left_overs
