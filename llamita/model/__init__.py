@@ -5,9 +5,11 @@ from llamita.model.attention import Attention
 from llamita.model.cache import KVCache
 from llamita.model.feed_forward import FeedForward, SwiGLU
 from llamita.model.llama import Block, Llama, PostNormBlock
-from llamita.model.loss import LMHead, cross_entropy
+from llamita.model.linear import Linear
+from llamita.model.loss import LMHead
 from llamita.model.norm import LayerNorm, RMSNorm
 from llamita.model.positions import LearnedPositions, RotaryEmbedding
+from llamita.ops import cross_entropy
 from llamita.targets import IGNORED
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "LMHead",
     "LayerNorm",
     "LearnedPositions",
+    "Linear",
     "Llama",
     "ModelConfig",
     "PostNormBlock",

@@ -13,7 +13,7 @@ import torch
 
 from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.optim import clip_grad_norm_, make_schedule
+from llamita.optim import clip_grad_norm_, make_schedule, set_learning_rate
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
 from llamita.train.announce import announce
@@ -93,8 +93,7 @@ def _train(run: Run) -> None:
         while state.step < max_steps:
             clock.start()
             lr = learning_rate(state.step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(optimizer, lr)
 
             batch = next_batch(run, state.step)
             # The loss is the mean over all targets of the update: a mean of means would weigh those of short sequences

@@ -35,7 +35,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
         before = facts_before(config, data, directory)
         processes.wait()  # nobody writes before all have read
         hardware = choose_hardware(with_choices_of(before, config, processes).run, processes)
-        require_memory_for_weights(config.model, hardware.device, processes.local_world_size)
+        require_memory_for_weights(config, hardware.device, processes.local_world_size)
         choices = choose_steps(config, hardware, processes, before)
         chosen = {**hardware.choices, **choices.facts, "world_size": processes.world_size, "torch": torch.__version__}
         tell_changes(before, chosen, display)
