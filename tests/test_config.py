@@ -48,7 +48,7 @@ def mistake(make, *arguments, **named) -> str:
 def other_value(name: str, value: object) -> object:
     """A valid value of the field that differs from `value`, the default."""
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
-               "precision": "fp32", "kernels": "plain", "compile": "on", "attention_block": 64, "head_block": 256,
+               "precision": "fp32", "kernels": "plain", "compile": "on",
                "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
                "eval_sequences": 9, "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
                "norm_position": "post", "position": "learned", "mlp": "gelu", "rope_scaling_factor": 8.0}  # fmt: skip
@@ -303,3 +303,9 @@ def test_heads_that_were_not_given_share_any_even_width_evenly():
         assert config.num_heads * config.head_dim == width
         assert config.head_dim % 2 == 0
     assert [ModelConfig(hidden_size=width).num_heads for width in (32, 128, 192, 256, 512)] == [1, 4, 6, 8, 16]
+
+
+def test_files_with_settings_that_are_retired_still_load(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('[run]\nattention_block = 256\nhead_block = "auto"\nthreads = 3\n')
+    assert RunConfig.from_toml(file) == replace(RunConfig(), threads=3)

@@ -52,3 +52,6 @@ ALIASES = {
     for alias in aliases.split()
 }
 """Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own."""
+
+RETIRED = frozenset({"attention_block", "head_block"})
+"""Settings of older versions. Files that have them, such as the config.toml of a run, still load; they do nothing."""

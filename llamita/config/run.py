@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from llamita.config.aliases import ALIASES
+from llamita.config.aliases import ALIASES, RETIRED
 from llamita.config.data import DataConfig
 from llamita.config.execution import ExecutionConfig
 from llamita.config.model import ModelConfig, derived_sizes
@@ -59,7 +59,7 @@ class RunConfig:
         }
 
 
-SCHEMA = Schema(get_type_hints(RunConfig), ALIASES)
+SCHEMA = Schema(get_type_hints(RunConfig), ALIASES, RETIRED)
 """What a configuration file may say."""
 
 

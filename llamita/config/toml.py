@@ -41,6 +41,8 @@ class Schema:
 
     classes: Mapping[str, Any]
     aliases: Mapping[str, str]
+    retired: frozenset[str] = frozenset()
+    """Names that older versions wrote, to be passed over."""
 
     def field_tables(self) -> dict[str, str]:
         """Flat field name -> the name of its table."""
@@ -64,6 +66,8 @@ class Schema:
         renamed: dict[str, Any] = {}
         for key, value in dict[str, Any](rows).items():
             name = self._name(key)
+            if name in self.retired:
+                continue
             if name in renamed:
                 raise UserError(
                     f"{source}: '{name}' is set twice, once by another name ('{key}' is '{name}'); keep one"
