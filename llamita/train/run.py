@@ -34,7 +34,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     with directory.lock() if processes.is_main else nullcontext():
         before = facts_before(config, data, directory)
         processes.wait()  # nobody writes before all have read
-        hardware = choose_hardware(with_choices_of(before, config, processes).run, processes)
+        hardware = choose_hardware(with_choices_of(before, config, processes).run, processes, config.model)
         require_memory_for_weights(config, hardware.device, processes.local_world_size)
         choices = choose_steps(config, hardware, processes, before)
         chosen = {**hardware.choices, **choices.facts, "world_size": processes.world_size, "torch": torch.__version__}
