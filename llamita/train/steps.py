@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from llamita.config import GenerationConfig, Interval
-from llamita.corpus.stories import acceptance
 from llamita.data import Batch
 from llamita.errors import UserError
 from llamita.evaluate import Evaluation, evaluate_loss, spread
 from llamita.generate import generate_many, printable
 from llamita.randomness import key
+from llamita.train.build import Run
 from llamita.train.checkpoint import save_checkpoint
-from llamita.train.run import Run
 
 SAMPLE_TOKENS = 256
 EVAL_TOKENS = 64_000  # scored in the time of five steps of 4,096 tokens
@@ -49,7 +48,7 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
     total = run.processes.sum(batch.num_targets)
     # DDP averages gradients over processes, but they are to be summed.
     scale = run.processes.world_size / total * run.scaling.scale
-    size = run.micro_batch_size
+    size = run.choices.micro_batch_size
     starts = range(0, len(batch.ids), size)
     loss = torch.zeros((), device=run.hardware.device)
     for start in starts:
@@ -63,19 +62,12 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
     return run.processes.add_up(loss)
 
 
-def micro_batch_seconds(run: Run, rows: int) -> float:
-    """Seconds of the gradients of a micro-batch of `rows` sequences, after one to warm up. Leaves the run as it was."""
-    batch = next_batch(run, run.state.step).slice(0, rows)
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        with run.hardware.autocast():
-            nats = run.model(*batch.to(run.hardware.device)[:2], reduction="sum")
-        nats.backward()
-        run.hardware.wait()
-        seconds.append(time.perf_counter() - started)
+def trial_step(run: Run) -> None:
+    """Compute the gradients of the next update, and forget them: the run is as before."""
+    run.optimizer.zero_grad(set_to_none=True)  # as in training: a CUDA graph would overwrite gradients that are kept
+    accumulate_gradients(run, run.step_model, next_batch(run, run.state.step), run.state.step)
+    run.hardware.wait()
     run.optimizer.zero_grad(set_to_none=True)
-    return seconds[-1]
 
 
 def evaluate(run: Run) -> Evaluation:
@@ -113,9 +105,10 @@ def draw_samples(run: Run) -> None:
     with run.hardware.autocast() if run.num_parameters > WORTH_NARROWING else nullcontext():
         texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
     run.model.train()
-    accepted = acceptance(texts) if run.config.data.is_stories else None
+    judge = run.data.judge
+    accepted = judge.acceptance(texts) if judge else None
     run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
-    judged = f" ({accepted:.0%} of {len(texts)} accepted by the grammar)" if accepted is not None else ""
+    judged = f" ({accepted:.0%} of {len(texts)} accepted by the {judge.name})" if judge else ""
     run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{printable(texts[0].strip())}\n")
 
 
@@ -138,7 +131,7 @@ def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | 
 
 def announce_evaluation(run: Run, scored: Evaluation) -> None:
     """Print what an evaluation found."""
-    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor else ""
+    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor is not None else ""
     run.display.say(
         f"step {run.state.step:,}: validation loss {scored.loss:.4f} nats/token{floor}, "
         f"perplexity {scored.perplexity:.2f}, {scored.bits_per_byte:.3f} bits/byte"
