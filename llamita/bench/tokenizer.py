@@ -264,11 +264,7 @@ def compiling() -> Iterator[Row]:
         for _ in range(2):
             words = [sys.executable, "-c", COMPILE]
             done = subprocess.run(
-                words,
-                env={**os.environ, "LLAMITA_CACHE": folder, "PYTHONDONTWRITEBYTECODE": "1"},
-                capture_output=True,
-                text=True,
-                check=True,
+                words, env={**os.environ, "LLAMITA_CACHE": folder}, capture_output=True, text=True, check=True
             )
             seconds.append(float(done.stdout))
     first, again = seconds
