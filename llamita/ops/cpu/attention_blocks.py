@@ -144,8 +144,8 @@ class _Blocks:
     def _copy(
         self, body: Body, rows: int, packed: Tensor, x: Tensor, group: slice, positions: slice, *more: Tensor | int
     ) -> None:
-        """Copy vectors between `packed` (heads, positions, head_dim) and x (batch, heads, seq, head_dim), where x may have
-        fewer heads."""
+        """Copy vectors between `packed` (heads, positions, head_dim) and x (batch, heads, seq, head_dim), which may
+        have fewer heads."""
         groups = self.num_heads // x.shape[1]
         where = group.start, positions.start, _length(positions), self.num_heads, groups, self.head_dim, *x.stride()[:3]
         run(body, rows, 1, packed, x, *where, *more)
