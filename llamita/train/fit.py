@@ -9,7 +9,7 @@ from llamita.config import replace
 from llamita.errors import UserError
 from llamita.planning.memory import training_memory
 from llamita.planning.room import available_memory
-from llamita.train.run import Run
+from llamita.train.build import Run
 from llamita.train.steps import micro_batch_seconds
 
 CLEARLY = 0.03  # faster by this share: else the larger micro-batch is taken, whose sums are cut less

@@ -10,11 +10,13 @@ from llamita.errors import UserError
 from llamita.optim import clip_grad_norm_, make_schedule
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
+from llamita.train.build import Run
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
 from llamita.train.plan import announce, utilization
 from llamita.train.preparation import prepare_steps
-from llamita.train.run import Run, open_run, require_enough_sequences
+from llamita.train.resolve import require_enough_sequences
+from llamita.train.run import open_run
 from llamita.train.signals import stop_request
 from llamita.train.steps import (
     accumulate_gradients,

@@ -7,7 +7,7 @@ import time
 import torch
 
 from llamita.planning.peak import flops_per_token
-from llamita.train.run import Run
+from llamita.train.build import Run
 from llamita.train.steps import accumulate_gradients, next_batch
 
 

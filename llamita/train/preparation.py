@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 from llamita.planning.peak import flops_per_token, matrix_peak
 from llamita.runtime.compiling import Compiled, Kind, choose_compile, require_graphs
+from llamita.train.build import Run
 from llamita.train.fit import choose_micro_batch
-from llamita.train.run import Run, tell_changes
+from llamita.train.identity import tell_changes
 
 KINDS = {"off": "not compiled", "on": "compiled", "graphs": "compiled, as CUDA graphs"}
 

@@ -15,8 +15,8 @@ from llamita.errors import UserError
 from llamita.evaluate import Evaluation, evaluate_loss, spread
 from llamita.generate import generate_many, printable
 from llamita.randomness import key
+from llamita.train.build import Run
 from llamita.train.checkpoint import save_checkpoint
-from llamita.train.run import Run
 
 SAMPLE_TOKENS = 256
 EVAL_TOKENS = 64_000  # scored in the time of five steps of 4,096 tokens

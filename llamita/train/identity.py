@@ -1,0 +1,87 @@
+"""Which run a configuration is: its directory, whether the run found there is the same, and the facts of that run."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from llamita.config import RunConfig, replace
+from llamita.corpus import short_name
+from llamita.data import Dataset
+from llamita.errors import UserError
+from llamita.evaluate import unigram_entropy
+from llamita.parallel import Processes
+from llamita.train.display import Display
+from llamita.train.run_directory import RunDirectory
+
+Facts = dict[str, Any]
+"""What a run found out and chose when it began, as [facts] of its config.toml holds it."""
+
+
+def choose_directory(config: RunConfig, data: Dataset) -> RunDirectory:
+    """The directory of the run that `config` describes: the one that is asked for, else that of its identity."""
+    return RunDirectory(config.run.output_dir or default_directory(config, data))
+
+
+def default_directory(config: RunConfig, data: Dataset) -> Path:
+    """runs/<name>-<hash of the identity>: the same command finds its run again, a changed one begins another."""
+    name = config.run.name or short_name(config.data.data[0])
+    identity = json.dumps([config.identity(), data.fingerprint], sort_keys=True)
+    return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def facts_before(config: RunConfig, data: Dataset, directory: RunDirectory) -> Facts:
+    """The facts of the run that is in `directory`; empty where none has begun.
+
+    Raises `UserError` where it is a run of another identity.
+    """
+    if not directory.exists():
+        return {}
+    facts = directory.facts()
+    _require_same_identity(config, data, directory, facts)
+    return facts
+
+
+def _require_same_identity(config: RunConfig, data: Dataset, directory: RunDirectory, facts: Facts) -> None:
+    there, here = directory.config().identity(), config.identity()
+    if config.run.extend and here["max_steps"] > there["max_steps"]:
+        there["max_steps"] = here["max_steps"]
+    changed = [f"{name} {there[name]} -> {here[name]}" for name in here if here[name] != there[name]]
+    if facts.get("data_fingerprint") != data.fingerprint:
+        changed.append("other data or another tokenizer")
+    if changed:
+        hint = " (--extend raises max_steps)" if "max_steps" in changed[0] else ""
+        raise UserError(
+            f"{directory.path}: holds a run with another configuration: {', '.join(changed)}; "
+            f"choose another --output_dir or the same settings{hint}"
+        )
+
+
+def with_choices_of(facts: Facts, config: RunConfig, processes: Processes) -> RunConfig:
+    """`config`, with what `auto` chose when the run began chosen again: another choice would round differently."""
+    autos = {"device": "auto", "precision": "auto", "threads": 0, "kernels": "auto"}
+    if facts.get("world_size", 1) != processes.world_size:
+        del autos["threads"]  # the cores are shared by more processes now, or by fewer
+    again = {name: facts[name] for name, auto in autos.items() if getattr(config.run, name) == auto and name in facts}
+    return replace(config, **again)
+
+
+def tell_changes(before: Facts, chosen: Facts, display: Display) -> None:
+    """Say what is computed otherwise than when the run began, and that it rounds otherwise from here on."""
+    before = {"world_size": 1, **before}
+    for name, value in chosen.items():
+        if before.get(name) != value:
+            display.say(f"note: {name} was {before.get(name)}, is {value} now: from here on not the same bit for bit")
+
+
+def write_identity(config: RunConfig, data: Dataset, directory: RunDirectory, chosen: Facts) -> None:
+    """Write the tokenizer and config.toml: every setting, and as facts what was found out and `chosen`."""
+    facts = {
+        "data_fingerprint": data.fingerprint,
+        "tokenizer_fingerprint": data.tokenizer.fingerprint,
+        "loss_floor": data.floor,
+        "unigram_entropy": unigram_entropy(data.prepared.train.ids, data.tokenizer.vocab_size),
+        **chosen,
+    }
+    data.tokenizer.save(directory.path)
+    directory.write_config(config, facts)
