@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from llamita/config.py, so that the page and the code cannot disagree.
+"""Write docs/configuration.md from llamita/config/, so that the page and the code cannot disagree.
 
 python scripts/write_configuration_page.py
 """

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llamita.config import ModelConfig
 from llamita.errors import UserError
-from llamita.model_config import ModelConfig
 
 TURN = 0.5
 

@@ -15,8 +15,7 @@ from typing import Any, Literal
 from llamita.bench.shapes import Shape, Task
 from llamita.bench.training_results import WholeRun
 from llamita.bench.workers import Worker, closing_all
-from llamita.checks import require_not_negative, require_positive
-from llamita.config import ExecutionConfig, RunConfig
+from llamita.config import ExecutionConfig, RunConfig, require_not_negative, require_positive
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT
 

@@ -12,10 +12,10 @@ from llamita.config import (
     ExecutionConfig,
     ModelConfig,
     OptimizerConfig,
+    Tables,
     TrainingConfig,
     settings_asked_for,
 )
-from llamita.config_file import Tables
 from llamita.errors import UserError
 from llamita.presets import preset_path
 

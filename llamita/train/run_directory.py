@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamita.config import RunConfig
-from llamita.config_file import read_toml, write_toml
+from llamita.config import RunConfig, read_toml, write_toml
 from llamita.errors import UserError
 from llamita.files import remove_left_overs
 from llamita.train.checkpoint import MANIFEST_FILE, REPLACED, Checkpoint, restore, verify

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from llamita.checks import require_positive, require_share
+from llamita.config.checks import require_positive, require_share
 from llamita.errors import UserError
 
 

@@ -1,6 +1,6 @@
 """Settings as TOML files hold them: tables of keys, which are read, checked name by name, and written.
 
-What tables there are is said by `llamita.config`, as a `Schema`; here is how a file becomes settings, and how a mistake
+What tables there are is said by `run.py`, as a `Schema`; here is how a file becomes settings, and how a mistake
 in one is told. Nothing here needs torch.
 """
 

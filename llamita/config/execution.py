@@ -1,0 +1,72 @@
+"""The [run] table: how and where a run is computed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llamita.config.checks import require_not_negative, require_positive
+from llamita.errors import UserError
+
+MOST_THREADS = 1024
+
+Interval = int | Literal["epoch"]
+"""How often something is done: after that many steps, or whenever an epoch ends."""
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How and where a run is computed, and what it says meanwhile. Every field may change from start to start."""
+
+    name: str = ""
+    """Name of the run in its directory's name; empty: after the data."""
+    output_dir: str = ""
+    """The run directory; empty: runs/<name>-<hash of the identity>."""
+    extend: bool = False
+    """Let a run be resumed with a larger max_steps."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of the matrix products; weights stay fp32. auto: bf16, else fp16, where a device multiplies them natively."""
+    kernels: Literal["auto", "native", "plain"] = "auto"
+    """What computes between matrix products. native: llamita's compiled loops (bf16 on a CPU); plain: torch's own."""
+    attention_block: int | Literal["auto"] = "auto"
+    """Queries that attention's native kernel takes at once. auto: what is fastest on a short trial."""
+    head_block: int | Literal["auto"] = "auto"
+    """Tokens whose logits the head's native kernel makes at once. auto: what is fastest on a short trial."""
+    compile: Literal["auto", "on", "off", "graphs"] = "auto"
+    """Whether torch.compile joins the model's steps. auto: where it is faster, and the run is long enough to wait.
+    graphs: as CUDA graphs, too, for small models on a GPU (not measured yet, so never chosen by auto)."""
+    world_size: int = 0
+    """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
+    threads: int = 0
+    """CPU threads of each process; 0: its share of those that may be used."""
+    micro_batch_size: int | Literal["auto"] = 0
+    """Sequences a process computes at once; 0: its share of batch_size. auto: what fits, and is fastest on trial."""
+    log_every: Interval = 10
+    """Steps between lines of metrics.jsonl, or `epoch`."""
+    eval_every: Interval = 500
+    """Steps between evaluations on the validation set, or `epoch`."""
+    eval_sequences: int | Literal["auto"] = "auto"
+    """Validation windows of each evaluation while training, evenly spread and always the same; 0: all. auto: as many
+    as have 64,000 tokens, or all where the loss is compared with a floor, as that of the built-in stories."""
+    save_every: Interval = 500
+    """Steps between checkpoints, or `epoch`. The best evaluation is saved, too, and always kept."""
+    keep_last: int = 2
+    """Newest checkpoints that are kept, besides the best; 0: all. With 1, none is left to fall back on."""
+    sample_every: Interval = 500
+    """Steps between samples, or `epoch`; 0: none."""
+    sample_count: int = 16
+    """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "sample_count", *_numbers(self, "log_every", "eval_every", "save_every"))
+        require_not_negative(self, "world_size", "threads", "keep_last")
+        require_not_negative(self, *_numbers(self, "micro_batch_size", "eval_sequences"))
+        require_positive(self, *_numbers(self, "attention_block", "head_block"))
+        require_not_negative(self, *_numbers(self, "sample_every"))
+        if self.threads > MOST_THREADS:
+            raise UserError(f"threads is {self.threads:,}, but at most {MOST_THREADS:,} are started")
+
+
+def _numbers(config: ExecutionConfig, *names: str) -> list[str]:
+    """Those of these settings that are numbers, not `auto` or `epoch`."""
+    return [name for name in names if not isinstance(getattr(config, name), str)]
