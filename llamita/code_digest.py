@@ -43,25 +43,31 @@ UNWRITTEN = {"ctx", "kind", "type_comment", "type_ignores"}
 LENGTH = 12  # hex digits of the digest of one file
 CACHE_FILE = "code_digests.json"
 
-_known: dict[str, str] = {}  # the same as in the cache's file, for this process
+
+@functools.cache
+def running_code() -> dict[str, str]:
+    """`file_digests` of this package when this process first asked.
+
+    A process computes with the code that it has imported: what is edited meanwhile has no effect on it.
+    """
+    return file_digests(PACKAGE)
 
 
-def file_digests(package: Path = PACKAGE) -> dict[str, str]:
+def file_digests(package: Path) -> dict[str, str]:
     """Path relative to `package`, with "/", -> digest of what the file computes, for every file that counts.
 
     Python files count by their syntax tree, others by their bytes; how lines end makes no difference. Parsing them all
-    takes half a second, so digests are cached by content in `code_digests.json` of the cache folder.
+    takes 0.2 s, so digests are cached by content in `code_digests.json` of the cache folder.
     """
     contents = {path.relative_to(package).as_posix(): path.read_bytes() for path in _counted_files(package)}
     keys = {name: _key(name, content) for name, content in contents.items()}
     cache_file = default_cache() / CACHE_FILE
-    if not _known.keys() >= set(keys.values()):
-        _known.update(_read_cache(cache_file))
-    missing = {name for name, key in keys.items() if key not in _known}
-    _known.update({keys[name]: _file_digest(name, contents[name]) for name in missing})
-    if missing:
-        _write_cache(cache_file, {key: _known[key] for key in sorted(keys.values())})
-    return {name: _known[key] for name, key in keys.items()}
+    known = _read_cache(cache_file)
+    digests = {name: known.get(key) or _file_digest(name, contents[name]) for name, key in keys.items()}
+    cached = {keys[name]: digest for name, digest in digests.items()}
+    if not cached.items() <= known.items():
+        _write_cache(cache_file, cached)
+    return digests
 
 
 def code_digest(files: Mapping[str, str]) -> str:

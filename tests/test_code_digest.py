@@ -20,9 +20,8 @@ def area(radius: float) -> float:  # of a disc
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, and nothing known from before."""
+    """A cache of the test's own."""
     monkeypatch.setenv("LLAMITA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "_known", {})
     return tmp_path / "cache" / digests.CACHE_FILE
 
 
@@ -106,14 +105,14 @@ def test_every_file_of_the_package_counts_or_is_exempt_for_a_reason_that_is_stil
         assert path.is_dir() if exempt.endswith("/") else path.is_file(), f"{exempt} is gone: remove it from EXEMPT"
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     names = {path.relative_to(PACKAGE).as_posix() for path in files}
-    counted = set(file_digests())
+    counted = set(file_digests(PACKAGE))
     assert {name for name in names - counted if not is_exempt(name)} == {"py.typed"}
     assert all(Path(name).suffix in SUFFIXES for name in counted)
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "corpus", "data", "model", "ops", "optim", "jit", "runtime", "train"])
 def test_what_lies_between_the_text_and_the_weights_counts(part):
-    assert any(name.startswith(f"{part}/") for name in file_digests())
+    assert any(name.startswith(f"{part}/") for name in file_digests(PACKAGE))
 
 
 def test_digests_are_cached_by_content_and_a_damaged_cache_is_made_anew(tmp_path, monkeypatch, cache):
@@ -121,12 +120,10 @@ def test_digests_are_cached_by_content_and_a_damaged_cache_is_made_anew(tmp_path
     expected = file_digests(folder)
     assert len(json.loads(cache.read_bytes())) == 1
     with monkeypatch.context() as without_parser:
-        without_parser.setattr(digests, "_known", {})
         without_parser.setattr(digests.ast, "parse", None)
         assert file_digests(folder) == expected  # found, though nothing can be parsed
     for content in (b"{half", b"[]", b"\xff"):
         cache.write_bytes(content)
-        monkeypatch.setattr(digests, "_known", {})
         assert file_digests(folder) == expected
 
 
@@ -135,10 +132,9 @@ def test_without_a_cache_that_can_be_written_the_digest_is_the_same(tmp_path, mo
     expected = file_digests(folder)
     (tmp_path / "file").touch()
     monkeypatch.setenv("LLAMITA_CACHE", str(tmp_path / "file"))  # no folder
-    monkeypatch.setattr(digests, "_known", {})
     assert file_digests(folder) == expected
 
 
 def test_a_copy_of_the_package_elsewhere_has_the_same_digest(tmp_path):
     copy = shutil.copytree(PACKAGE, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
-    assert file_digests(copy) == file_digests()
+    assert file_digests(copy) == file_digests(PACKAGE)

@@ -15,7 +15,7 @@ next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions insi
 from llamita.config.aliases import ALIASES
 from llamita.config.checks import require_not_negative, require_positive, require_share
 from llamita.config.data import EXECUTION, DataConfig
-from llamita.config.execution import MOST_THREADS, ExecutionConfig, Interval
+from llamita.config.execution import MOST_THREADS, ONE_START, ExecutionConfig, Interval
 from llamita.config.generation import GenerationConfig
 from llamita.config.model import ModelConfig, derived_sizes
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
@@ -28,6 +28,7 @@ __all__ = [
     "EXECUTION",
     "MOST_STEPS",
     "MOST_THREADS",
+    "ONE_START",
     "SCHEMA",
     "DataConfig",
     "ExecutionConfig",

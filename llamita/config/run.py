@@ -88,7 +88,8 @@ def settings_asked_for(path: str | Path) -> Tables:
     The config.toml of a run has a value for every setting, also for those that nobody asked for. So that these follow
     when others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there that is just
     what would be derived from the rest counts as derived, and is left out: in place it would be derived again, to the
-    same value. In a file that no run wrote, every value was asked for.
+    same value. What `auto` chose there is asked for again, as `choices_of`. In a file that no run wrote, every value
+    was asked for.
     """
     tables = read_toml(path)
     written_by_a_run = tables.pop("facts", None) is not None
@@ -100,4 +101,5 @@ def settings_asked_for(path: str | Path) -> Tables:
     rate = default_learning_rate(width, model.get("head_init", ModelConfig.head_init))
     sizes = derived_sizes(width, model.get("num_heads", 0), model.get("mlp", ModelConfig.mlp))
     derived = {**sizes, "learning_rate": rate}
-    return {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
+    asked = {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
+    return {**asked, "run": {**asked.get("run", {}), "choices_of": str(path)}}

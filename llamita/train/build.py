@@ -39,6 +39,8 @@ class Run:
     display: Display
     facts_before: dict[str, Any]
     """What the run wrote down when it began, where it goes on; else nothing."""
+    known: dict[str, Any]
+    """What is to be chosen again where a setting is `auto`: `facts_before`, else facts of the run that is repeated."""
     model: Llama
     optimizer: AdamW
     scaling: Scaling
@@ -69,6 +71,7 @@ def build_run(
     directory: RunDirectory,
     display: Display,
     before: dict[str, Any],
+    known: dict[str, Any],
 ) -> Run:
     """The run at step 0: first weights, an optimizer without state, nothing loaded."""
     model = hardware.apply(Llama(config.model, seed=config.training.seed))
@@ -77,4 +80,4 @@ def build_run(
     optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
     rows = math.ceil(config.training.batch_size / processes.world_size)
     made = model, optimizer, hardware.scaling()
-    return Run(config, processes, hardware, data, directory, display, before, *made, model, rows, State())
+    return Run(config, processes, hardware, data, directory, display, before, known, *made, model, rows, State())

@@ -31,7 +31,7 @@ def choose_micro_batch(run: Run) -> Fit:
     """
     share, wish = run.micro_batch_size, run.config.run.micro_batch_size
     if wish == "auto":
-        if known := run.facts_before.get("micro_batch_size"):
+        if known := run.known.get("micro_batch_size"):
             return Fit(min(known, share), "as when the run began")
         return _fastest(run, share)
     rows = min(wish or share, share)

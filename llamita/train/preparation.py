@@ -35,7 +35,7 @@ def prepare_steps(run: Run) -> dict[str, str]:
 
 def _choose_compile(run: Run) -> tuple[Kind, str]:
     wish = run.config.run.compile
-    if wish == "auto" and (known := run.facts_before.get("compile")):
+    if wish == "auto" and (known := run.known.get("compile")):
         return known, "as when the run began"
     training = run.config.training
     tokens = (training.max_steps - run.state.step) * training.sequences_per_update * run.config.model.max_seq_len
