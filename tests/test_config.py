@@ -48,7 +48,7 @@ def mistake(make, *arguments, **named) -> str:
 def other_value(name: str, value: object) -> object:
     """A valid value of the field that differs from `value`, the default."""
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
-               "precision": "fp32", "kernels": "plain", "compile": "on", "attention_block": 64, "head_block": 256,
+               "precision": "fp32", "kernels": "plain", "compile": "on",
                "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
                "eval_sequences": 9, "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
                "norm_position": "post", "position": "learned", "mlp": "gelu", "rope_scaling_factor": 8.0}  # fmt: skip

@@ -90,15 +90,6 @@ def test_blocks_that_are_hardly_faster_are_left(text, tmp_path, blocks_take):
     assert train(text, tmp_path / "run", max_steps=2, **NATIVELY).facts()["attention_block"] == 128
 
 
-def test_blocks_that_are_asked_for_are_taken_and_a_change_is_told(text, tmp_path, blocks_take, capsys):
-    blocks_take({128: 0.01, 256: 0.02})
-    run = train(text, tmp_path / "run", max_steps=4, attention_block=8, head_block=16, **NATIVELY)
-    assert (run.facts()["attention_block"], run.facts()["head_block"]) == (8, 16)
-    capsys.readouterr()
-    train(text, tmp_path / "run", max_steps=8, extend=True, attention_block=4, **NATIVELY)
-    assert "note: attention_block was 8, is 4 now: from here on not the same bit for bit" in capsys.readouterr().out
-
-
 def test_a_run_without_native_kernels_has_no_blocks(text, tmp_path):
     assert "attention_block" not in train(text, tmp_path / "run", max_steps=2, precision="fp32").facts()
 

@@ -1,4 +1,4 @@
-"""The names that users of other trainers bring along."""
+"""Other names of settings: those that users of other trainers bring along, and those of earlier versions."""
 
 ALIASES = {
     alias: name
@@ -52,3 +52,14 @@ ALIASES = {
     for alias in aliases.split()
 }
 """Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own."""
+
+RETIRED = {
+    "attention_block": "block sizes follow from the model's shape and the processor",
+    "head_block": "block sizes follow from the model's shape and the processor",
+}
+"""Settings of earlier versions that are no longer needed, and why: where a file or a flag has one, it is ignored."""
+
+
+def note_on_retired(name: str, source: str) -> str:
+    """What to say where a person still asks for a retired setting."""
+    return f"{source}: {name} is ignored, and can be removed: {RETIRED[name]}"

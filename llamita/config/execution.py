@@ -39,19 +39,17 @@ class ExecutionConfig:
     """Of the matrix products; weights stay fp32. auto: bf16, else fp16, where a device multiplies them natively."""
     kernels: Literal["auto", "native", "plain"] = "auto"
     """What computes between matrix products. native: llamita's compiled loops (bf16 on a CPU); plain: torch's own."""
-    attention_block: int | Literal["auto"] = "auto"
-    """Queries that attention's native kernel takes at once. auto: what is fastest on a short trial."""
-    head_block: int | Literal["auto"] = "auto"
-    """Tokens whose logits the head's native kernel makes at once. auto: what is fastest on a short trial."""
     compile: Literal["auto", "on", "off", "graphs"] = "auto"
-    """Whether torch.compile joins the model's steps. auto: where it is faster, and the run is long enough to wait.
-    graphs: as CUDA graphs, too, for small models on a GPU (not measured yet, so never chosen by auto)."""
+    """Whether torch.compile compiles the model's steps. auto: a pure function of model shape, device and total memory;
+    never of load or timing. graphs: as CUDA graphs, too, for small models on a GPU (auto never chooses it)."""
     world_size: int = 0
     """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
     threads: int = 0
-    """CPU threads of each process; 0: its share of those that may be used."""
+    """CPU threads of each process; 0: its share of those it may use, a pure function of model shape, device and total
+    memory; never of load or timing."""
     micro_batch_size: int | Literal["auto"] = 0
-    """Sequences a process computes at once; 0: its share of batch_size. auto: what fits, and is fastest on trial."""
+    """Sequences a process computes at once; 0: its share of batch_size. auto: what fits, a pure function of model
+    shape, device and total memory; never of load or timing."""
     log_every: Interval = 10
     """Steps between lines of metrics.jsonl, or `epoch`."""
     eval_every: Interval = 500
@@ -72,7 +70,6 @@ class ExecutionConfig:
         require_positive(self, "sample_count", *_numbers(self, "log_every", "eval_every", "save_every"))
         require_not_negative(self, "world_size", "threads", "keep_last")
         require_not_negative(self, *_numbers(self, "micro_batch_size", "eval_sequences"))
-        require_positive(self, *_numbers(self, "attention_block", "head_block"))
         require_not_negative(self, *_numbers(self, "sample_every"))
         if self.threads > MOST_THREADS:
             raise UserError(f"threads is {self.threads:,}, but at most {MOST_THREADS:,} are started")

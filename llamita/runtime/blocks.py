@@ -41,7 +41,7 @@ def choose_blocks(
     rows = max(1, min(batch_size, TOKENS_OF_TRIAL // model.max_seq_len))
     sizes, reasons = {}, dict(hardware.reasons)
     for name, trial in {"attention_block": _try_attention, "head_block": _try_head}.items():
-        asked = getattr(config, name)
+        asked = getattr(config, name, "auto")  # no setting any more
         if asked == "auto" and known and known.get(name):
             sizes[name], reasons[name] = known[name], "as when the run began"
         elif asked == "auto":
