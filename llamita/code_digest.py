@@ -34,7 +34,7 @@ EXEMPT = {
     "presets/": "named configurations",
     "train/display.py": "prints",
     "train/hints.py": "prints",
-    "train/plan.py": "prints",
+    "train/announce.py": "prints",
 }
 """Files, and folders that end in "/", whose code changes neither weights nor logged losses, and why."""
 SUFFIXES = ".py", ".txt"  # code, and the tables that code reads

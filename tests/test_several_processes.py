@@ -229,7 +229,7 @@ def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(finished, 
     run = shutil.copytree(finished / "run", tmp_path / "run")
     longer = {**TWO, "max_steps": 66, "extend": True, "world_size": 1}
     assert ended(start(train_words(text, run, **longer), tmp_path)) == 0
-    assert "note: world_size was 2, is 1 now: from here on not the same bit for bit" in (tmp_path / "out").read_text()
+    assert "note: world_size was 2, is 1 now: from here on not bitwise reproducible" in (tmp_path / "out").read_text()
     assert [row["step"] for row in rows(run)] == list(range(67))
 
 

@@ -8,7 +8,6 @@ import shutil
 import tomllib
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,7 +39,7 @@ from llamita.evaluate import Evaluation
 from llamita.generate.engine import generate_ids
 from llamita.model import Llama, ModelConfig
 from llamita.parallel import Processes
-from llamita.train import Display, plan, train
+from llamita.train import Display, train
 from llamita.train.hints import OverfittingHint, overfits
 from llamita.train.run import open_run
 from llamita.train.steps import accumulate_gradients, evaluate, next_batch
@@ -408,18 +407,3 @@ def test_a_run_that_ends_in_its_warmup_is_warned_of(text, tmp_path, capsys):
     assert max(row["lr"] or 0 for row in rows(tmp_path / "short")) == pytest.approx(0.25 * TINY["learning_rate"])
     assert command(*train_words(text, tmp_path / "long", warmup_steps=12)) == 0
     assert "warmup" not in capsys.readouterr().out
-
-
-def test_how_often_a_step_is_tried_out_is_decided_for_all_processes_by_the_slowest(monkeypatch):
-    """They compute it together: where one did it more often than another, both would wait for ever."""
-    tried = []
-    monkeypatch.setattr(plan, "_seconds_of_gradients", lambda run: tried.append(run) or 0.9)
-    weight = torch.nn.Linear(1, 1)
-    run = SimpleNamespace(
-        processes=SimpleNamespace(max=lambda seconds: seconds + 0.2),
-        optimizer=torch.optim.SGD(weight.parameters()),
-        model=weight,
-        hardware=SimpleNamespace(device="cpu"),
-    )
-    plan.trial_step(run)  # pyright: ignore[reportArgumentType]  (as much of a run as it looks at)
-    assert len(tried) == 2

@@ -19,7 +19,16 @@ from llamita.config.execution import MOST_THREADS, ONE_START, ExecutionConfig, I
 from llamita.config.generation import GenerationConfig
 from llamita.config.model import ModelConfig, derived_sizes
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
-from llamita.config.run import RIVALS, SCHEMA, RunConfig, beneath, field_tables, replace, settings_asked_for
+from llamita.config.run import (
+    RIVALS,
+    SCHEMA,
+    RunConfig,
+    beneath,
+    field_tables,
+    is_of_a_run,
+    replace,
+    settings_asked_for,
+)
 from llamita.config.toml import Schema, Tables, read_toml, unknown_name, write_toml
 from llamita.config.training import MOST_STEPS, TrainingConfig
 
@@ -46,6 +55,7 @@ __all__ = [
     "default_learning_rate",
     "derived_sizes",
     "field_tables",
+    "is_of_a_run",
     "note_on_retired",
     "read_toml",
     "replace",

@@ -113,13 +113,17 @@ def settings_asked_for(path: str | Path, note: Note = warnings.warn) -> Tables:
     The config.toml of a run has a value for every setting, also for those that nobody asked for. So that these follow
     when others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there that is just
     what would be derived from the rest counts as derived, and is left out: in place it would be derived again, to the
-    same value. What `auto` chose there is asked for again, as `choices_of`. In a file that no run wrote, every value
-    was asked for.
+    same value. In a file that no run wrote, every value was asked for.
     """
     tables = read_toml(path)
     written_by_a_run = tables.pop("facts", None) is not None
     settings = SCHEMA.checked(tables, str(path), _say_nothing if written_by_a_run else note)
     return _without_derived(settings) if written_by_a_run else settings
+
+
+def is_of_a_run(path: str | Path) -> bool:
+    """Whether a run wrote this TOML file: it has [facts]. Raises `UserError` where it cannot be read."""
+    return "facts" in read_toml(path)
 
 
 def _say_nothing(_: str) -> None:
@@ -133,5 +137,4 @@ def _without_derived(settings: Tables) -> Tables:
     rate = default_learning_rate(width, model.get("head_init", ModelConfig.head_init))
     sizes = derived_sizes(width, model.get("num_heads", 0), model.get("mlp", ModelConfig.mlp))
     derived = {**sizes, "learning_rate": rate}
-    asked = {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
-    return {**asked, "run": {**asked.get("run", {}), "choices_of": str(path)}}
+    return {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}

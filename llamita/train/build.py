@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import nn
 
@@ -12,6 +11,9 @@ from llamita.data import BatchOrder, Dataset
 from llamita.model import Llama
 from llamita.optim import AdamW, Scaling, decay_groups
 from llamita.parallel import Processes
+from llamita.planning.choices import StepChoices
+from llamita.planning.peak import flops_per_token, utilization
+from llamita.runtime.compiling import Compiled
 from llamita.runtime.hardware import Hardware
 from llamita.train.display import Display
 from llamita.train.run_directory import RunDirectory
@@ -37,25 +39,25 @@ class Run:
     data: Dataset
     directory: RunDirectory
     display: Display
-    facts_before: dict[str, Any]
-    """What the run wrote down when it began, where it goes on; else nothing."""
-    known: dict[str, Any]
-    """What is to be chosen again where a setting is `auto`: `facts_before`, else facts of the run that is repeated."""
+    choices: StepChoices
     model: Llama
     optimizer: AdamW
     scaling: Scaling
     step_model: nn.Module
     """What computes the loss of a step: `model`, or the same compiled."""
-    micro_batch_size: int
-    """Sequences that a process computes at once."""
     state: State
     peak: float = math.nan
-    """Peak FLOP/s, as measured."""
+    """FLOP/s of one process, as measured: the yardstick of `utilization`."""
 
     @cached_property
     def num_parameters(self) -> int:
         """Of the model."""
         return sum(self.model.num_parameters().values())
+
+    def utilization(self, tokens_per_second: float) -> float:
+        """Model FLOP utilization at this speed of all processes together."""
+        flops = flops_per_token(self.config.model, self.num_parameters) * tokens_per_second
+        return utilization(flops, self.peak * self.processes.world_size)
 
     @property
     def order(self) -> BatchOrder:
@@ -70,14 +72,18 @@ def build_run(
     data: Dataset,
     directory: RunDirectory,
     display: Display,
-    before: dict[str, Any],
-    known: dict[str, Any],
+    choices: StepChoices,
 ) -> Run:
     """The run at step 0: first weights, an optimizer without state, nothing loaded."""
     model = hardware.apply(Llama(config.model, seed=config.training.seed))
     options = config.optimizer
     groups = decay_groups(model, options.weight_decay)
     optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
-    rows = math.ceil(config.training.batch_size / processes.world_size)
-    made = model, optimizer, hardware.scaling()
-    return Run(config, processes, hardware, data, directory, display, before, known, *made, model, rows, State())
+    step_model = _compiled(model, choices) if choices.compile != "off" else model
+    made = model, optimizer, hardware.scaling(), step_model
+    return Run(config, processes, hardware, data, directory, display, choices, *made, State())
+
+
+def _compiled(model: Llama, choices: StepChoices) -> nn.Module:
+    graphs = choices.compile == "graphs"
+    return Compiled(model, choices.micro_batch_size, model.config.max_seq_len, graphs=graphs)

@@ -69,14 +69,14 @@ def with_choices_of(facts: Facts, config: RunConfig, processes: Processes) -> Ru
 
 
 def tell_changes(before: Facts, chosen: Facts, display: Display) -> None:
-    """Say what is computed otherwise than when the run began, and that it rounds otherwise from here on.
+    """Note what is computed otherwise than when the run began. `before` is empty for a run that begins.
 
     What `before` does not name is not compared: an older version of llamita did not record it.
     """
-    before = {"world_size": 1, **before}
+    known = {"world_size": 1, **before} if before else {}
     for name, value in chosen.items():
-        if name in before and before[name] != value:
-            display.say(f"note: {name} was {before[name]}, is {value} now: from here on not the same bit for bit")
+        if known.get(name, value) != value:
+            display.say(f"note: {name} was {known[name]}, is {value} now: from here on not bitwise reproducible")
 
 
 def write_identity(config: RunConfig, data: Dataset, directory: RunDirectory, chosen: Facts) -> None:

@@ -10,11 +10,10 @@ from llamita.errors import UserError
 from llamita.optim import clip_grad_norm_, make_schedule
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
+from llamita.train.announce import announce
 from llamita.train.build import Run
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
-from llamita.train.plan import announce, utilization
-from llamita.train.preparation import prepare_steps
 from llamita.train.resolve import require_enough_sequences
 from llamita.train.run import open_run
 from llamita.train.signals import stop_request
@@ -49,7 +48,7 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
             )
         with processes_from_environment() as processes, open_run(config, processes, display) as run:
             if run.state.step < run.config.training.max_steps:
-                announce(run, prepare_steps(run))
+                announce(run)
             _train(run)
             return run.directory.path
 
@@ -114,7 +113,7 @@ def _train(run: Run) -> None:
                 values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm_found, "tokens_per_second": speed}
                 log_metrics(run, values, scored)
                 overfitting.trained(loss.item())
-            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s  MFU {utilization(run, speed):.0%}"
+            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s  MFU {run.utilization(speed):.0%}"
             display.progress("training", state.step, max_steps, status)
             if scored:
                 announce_evaluation(run, scored)

@@ -37,10 +37,17 @@ def changed_since(facts: Mapping[str, Any], files: Mapping[str, str]) -> list[st
     return changed_files(facts["code"], files) if knows_code(facts) else []
 
 
-def with_code_change(facts: Mapping[str, Any], files: Mapping[str, str], step: int) -> dict[str, Any]:
-    """The facts that become others where a run goes on from `step` with the code of `files`."""
+def recorded_code(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's facts that tells its code, as it is; empty where it recorded none."""
+    return {name: facts[name] for name in ("code_digest", "code", "code_changes") if name in facts}
+
+
+def record_code_change(directory: RunDirectory, facts: Mapping[str, Any], files: Mapping[str, str], step: int) -> None:
+    """Where the code of `files` is not that of the run of `facts`: add to config.toml that it computes from `step` on."""
+    if is_same_code(facts, files):
+        return
     change = {"step": step, "code_digest": code_digest(files), "files": changed_since(facts, files)}
-    return {**code_facts(files), "code_changes": [*facts.get("code_changes", []), change]}
+    directory.add_facts({**code_facts(files), "code_changes": [*facts.get("code_changes", []), change]})
 
 
 def can_begin_anew(directory: RunDirectory, facts: Mapping[str, Any], files: Mapping[str, str]) -> bool:

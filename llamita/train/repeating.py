@@ -9,10 +9,7 @@ from llamita.runtime.processor import processor_name
 from llamita.train.display import Display
 from llamita.train.recorded_code import code_difference
 
-CHOICES = (
-    "device", "precision", "threads", "kernels", "compile", "micro_batch_size", "attention_block", "head_block",
-    "world_size",
-)  # fmt: skip
+CHOICES = "device", "precision", "threads", "kernels", "compile", "micro_batch_size", "world_size"
 """Facts that say how a run rounds. Where a setting is not `auto`, it wins over the fact."""
 
 

@@ -1,6 +1,5 @@
 """Opening a run, step by step: data, configuration, identity, hardware, model, and the newest checkpoint."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -8,25 +7,20 @@ import torch
 
 from llamita.code_digest import running_code
 from llamita.config import RunConfig
-from llamita.data import Dataset
 from llamita.errors import UserError
 from llamita.parallel import Processes
-from llamita.planning.room import require_room_for_weights
-from llamita.runtime.blocks import choose_blocks
+from llamita.planning.choices import StepChoices, choose_steps
+from llamita.planning.machine_memory import require_memory_for_weights
 from llamita.runtime.hardware import Hardware, choose_hardware
 from llamita.runtime.processor import processor_name
 from llamita.train.build import Run, build_run
 from llamita.train.directory_choice import choose_directory
 from llamita.train.display import Display
 from llamita.train.identity import Facts, facts_before, tell_changes, with_choices_of, write_identity
-from llamita.train.recorded_code import code_facts, is_same_code, with_code_change
+from llamita.train.recorded_code import code_facts, record_code_change, recorded_code
 from llamita.train.repeating import choices_to_repeat
 from llamita.train.resolve import open_data, require_enough_sequences, resolve
 from llamita.train.resume import resume
-from llamita.train.run_directory import RunDirectory
-
-KEPT = "code_digest", "code", "code_changes", "compile", "micro_batch_size", "attention_block", "head_block"
-"""Facts of a run that goes on which are kept as they are until the model is there (`preparation.py`, `resume`)."""
 
 
 @contextmanager
@@ -44,42 +38,25 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     require_enough_sequences(config, processes.world_size)
     directory = choose_directory(config, data, processes, display)
     with directory.lock() if processes.is_main else nullcontext():
-        with processes.main_first():
-            before = facts_before(directory, running_code())
-            known = {**choices_to_repeat(config, Display(quiet=True) if before else display), **before}
-            hardware = choose_hardware(with_choices_of(known, config, processes).run, processes)
-            if processes.is_main:
-                _write_down(config, data, directory, before, hardware, processes, display)
-        require_room_for_weights(config.model, hardware.device)
-        batch_size = math.ceil(config.training.batch_size / processes.world_size)
-        hardware = choose_blocks(hardware, config.run, config.model, batch_size, known, processes)
-        run = build_run(config, processes, hardware, data, directory, display, before, known)
+        before = facts_before(directory, running_code())
+        processes.wait()  # nobody writes before all have read
+        known = before or choices_to_repeat(config, display)
+        hardware = choose_hardware(with_choices_of(known, config, processes).run, processes)
+        require_memory_for_weights(config.model, hardware.device, processes.local_world_size)
+        choices = choose_steps(config, hardware, processes, known)
+        chosen = _chosen(hardware, choices, processes)
+        tell_changes(before, chosen, display)
+        if processes.is_main:
+            code = recorded_code(before) if before else code_facts(running_code())
+            write_identity(config, data, directory, {**chosen, **code})
+        run = build_run(config, processes, hardware, data, directory, display, choices)
         resume(run)
-        _record_change_of_code(run)
+        if processes.is_main and before and run.state.step < config.training.max_steps:
+            record_code_change(directory, before, running_code(), run.state.step)
         yield run
 
 
-def _write_down(
-    config: RunConfig,
-    data: Dataset,
-    directory: RunDirectory,
-    before: Facts,
-    hardware: Hardware,
-    processes: Processes,
-    display: Display,
-) -> None:
-    """Write the identity of the run and where it is computed, and say what of that has changed since it began."""
+def _chosen(hardware: Hardware, choices: StepChoices, processes: Processes) -> Facts:
+    """Everything that decides how a run rounds, by name: as it is written down, and compared when the run goes on."""
     places = {"world_size": processes.world_size, "processor": processor_name(hardware.device)}
-    chosen = {**hardware.choices, **places, "torch": torch.__version__}
-    if before:
-        tell_changes(before, chosen, display)
-    kept = {name: before[name] for name in KEPT if name in before} if before else code_facts(running_code())
-    write_identity(config, data, directory, {**chosen, **kept})
-
-
-def _record_change_of_code(run: Run) -> None:
-    """Write down where the run goes on with other code than before, or with code where none was recorded."""
-    facts, files = run.facts_before, running_code()
-    goes_on = run.state.step < run.config.training.max_steps
-    if run.processes.is_main and facts and goes_on and not is_same_code(facts, files):
-        run.directory.add_facts(with_code_change(facts, files, run.state.step))
+    return {**hardware.choices, **choices.facts, **places, "torch": torch.__version__}

@@ -49,7 +49,7 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
     total = run.processes.sum(batch.num_targets)
     # DDP averages gradients over processes, but they are to be summed.
     scale = run.processes.world_size / total * run.scaling.scale
-    size = run.micro_batch_size
+    size = run.choices.micro_batch_size
     starts = range(0, len(batch.ids), size)
     loss = torch.zeros((), device=run.hardware.device)
     for start in starts:
@@ -63,19 +63,12 @@ def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) ->
     return run.processes.add_up(loss)
 
 
-def micro_batch_seconds(run: Run, rows: int) -> float:
-    """Seconds of the gradients of a micro-batch of `rows` sequences, after one to warm up. Leaves the run as it was."""
-    batch = next_batch(run, run.state.step).slice(0, rows)
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        with run.hardware.autocast():
-            nats = run.model(*batch.to(run.hardware.device)[:2], reduction="sum")
-        nats.backward()
-        run.hardware.wait()
-        seconds.append(time.perf_counter() - started)
+def trial_step(run: Run) -> None:
+    """Compute the gradients of the next update, and forget them: the run is as before."""
+    run.optimizer.zero_grad(set_to_none=True)  # as in training: a CUDA graph would overwrite gradients that are kept
+    accumulate_gradients(run, run.step_model, next_batch(run, run.state.step), run.state.step)
+    run.hardware.wait()
     run.optimizer.zero_grad(set_to_none=True)
-    return seconds[-1]
 
 
 def evaluate(run: Run) -> Evaluation:
