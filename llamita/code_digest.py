@@ -31,10 +31,11 @@ EXEMPT = {
     "evaluate/positions.py": "scores a finished model",
     "evaluate/writing.py": "measures text that a model wrote",
     "generate/": "reads weights, and changes none",
+    "planning/plan.py": "prints",
     "presets/": "named configurations",
+    "train/announce.py": "prints; its step on trial leaves no trace",
     "train/display.py": "prints",
     "train/hints.py": "prints",
-    "train/announce.py": "prints",
 }
 """Files, and folders that end in "/", whose code changes neither weights nor logged losses, and why."""
 SUFFIXES = ".py", ".txt"  # code, and the tables that code reads

@@ -15,15 +15,15 @@ from llvmlite import binding
 
 from llamita.jit import compiler, machine_code
 from llamita.jit.language import Helper
-from llamita.jit.workers import run
 from llamita.ops import cpu as kernels
 from llamita.ops.cpu import cross_entropy, norm
+from llamita.ops.cpu.launch import run
 
 SOURCE = '''
 from llamita.jit.language import helper
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import F, fp32s, log
-from llamita.jit.workers import FIRST_ARGUMENT
+from llamita.jit.pool import FIRST_ARGUMENT
 
 FACTOR = F(2)
 
@@ -148,7 +148,7 @@ def test_a_loop_is_compiled_anew_when_what_it_depends_on_changes(source, monkeyp
         files = machine_code.Path.read_bytes
         monkeypatch.setattr(Path, "read_bytes", lambda file: files(file) + (b"#" if file.stem == "numbers" else b""))
     elif what == "the processor":
-        monkeypatch.setattr(machine_code, "_processor", lambda: ["another"])
+        monkeypatch.setattr(machine_code, "cpu_model", lambda: ["another"])
     else:
         monkeypatch.setattr(machine_code, "version", lambda name: "another")
     machine_code._surroundings.cache_clear()
@@ -179,7 +179,7 @@ def test_a_process_whose_loops_were_compiled_before_needs_no_compiler(source):
     compilers = ["numba"] if file.suffix == machine_code.OBJECT else ["numba", "llvmlite"]
     code = f"""
 import sys, torch, loop_of_a_test
-from llamita.jit.workers import run
+from llamita.ops.cpu.launch import run
 run(loop_of_a_test.change, 1, 1, torch.ones(3), 3)
 assert not sys.modules.keys() & {compilers!r}
 """

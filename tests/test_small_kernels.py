@@ -1,32 +1,35 @@
 """The kernels that read each number once, against torch's own operations in fp64; and threads, for all of them."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+from llamita.ops.cpu.attention_in_blocks import QUERIES
+from llamita.ops.cpu.flat import STRETCH
+from llamita.ops.cpu.gate import gated_silu
+from llamita.ops.cpu.rotation import rotate
+from llamita.ops.cpu.squares import joint_norm
 from nearness import BF16, LAYOUTS, ROUNDING, assert_rounded_once, distance, drawn, gradients, learned, wide
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llamita.jit import workers
+from llamita.jit import pool
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import exp, fp32s, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
 from llamita.model.positions import rotate_pairs
 from llamita.ops.cpu import norm
 from llamita.ops.cpu.adamw import adamw
 from llamita.ops.cpu.attention import blocked_attention
-from llamita.ops.cpu.attention_in_blocks import QUERIES
 from llamita.ops.cpu.cross_entropy import linear_cross_entropy
-from llamita.ops.cpu.flat import STRETCH, Row, Update, can_update
-from llamita.ops.cpu.gate import gated_silu
+from llamita.ops.cpu.launch import run
 from llamita.ops.cpu.norm import rms_norm
-from llamita.ops.cpu.rotation import rotate
-from llamita.ops.cpu.squares import joint_norm
 from llamita.optim import AdamW, clip_grad_norm_
-from llamita.optim.adamw import _plain_adamw
+from llamita.optim.adamw import Row, Update, reference_adamw
+from llamita.optim.dispatch import use_fused_kernel
 
 # RMSNorm
 
@@ -153,7 +156,7 @@ def _exponentials(table):
 
 def exponentials(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
-    workers.run(_exponentials, len(x), 1, x, out)
+    run(_exponentials, len(x), 1, x, out)
     return out
 
 
@@ -241,9 +244,9 @@ def drawn_rows() -> list[Row]:
 def test_adamw_is_the_plain_one(step, betas):
     update = Update(1e-2, *betas, 1e-8, 0.1, step)
     found, expected = drawn_rows(), drawn_rows()
-    assert can_update(found)
-    adamw(found, update)
-    _plain_adamw(expected, update)
+    assert all(map(use_fused_kernel, found))
+    adamw(found, **dataclasses.asdict(update))
+    reference_adamw(expected, update)
     for ours, theirs in zip(found, expected, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-6)
@@ -252,7 +255,7 @@ def test_adamw_is_the_plain_one(step, betas):
 def test_adamw_writes_nothing_beside_the_parameters():
     memory = torch.full((4, 30), 7.0)
     memory[1] = 5.0  # the gradient
-    adamw([tuple(memory[:, 3:20])], Update(1e-2, 0.9, 0.95, 1e-8, 0.1, 1))
+    adamw([tuple(memory[:, 3:20])], 1e-2, 0.9, 0.95, 1e-8, 0.1, 1)
     updated = memory[[0, 2, 3]] != 7
     assert updated[:, 3:20].all()
     assert not updated[:, :3].any()
@@ -273,7 +276,7 @@ def test_what_lies_otherwise_in_memory_takes_the_plain_path(kind):
     ours, theirs = ([PLAIN[kind](), nn.Parameter(torch.ones(7))] for _ in range(2))
     for parameter in (*ours, *theirs):
         parameter.grad = torch.full_like(parameter, 0.5)
-    assert not can_update([(ours[0], ours[0], ours[0], ours[0])])
+    assert not use_fused_kernel(ours)
     for optimizer in (AdamW(ours, 1e-2), torch.optim.AdamW(theirs, 1e-2, (0.9, 0.95), weight_decay=0.1)):
         for _ in range(3):
             optimizer.step()
@@ -350,7 +353,7 @@ def turn() -> tuple[Tensor, ...]:
 
 def update() -> tuple[Tensor, ...]:
     rows = drawn_rows()
-    adamw(rows, Update(1e-2, 0.9, 0.95, 1e-8, 0.1, 3))
+    adamw(rows, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3)
     return tuple(tensor for row in rows for tensor in row)
 
 
@@ -375,7 +378,7 @@ def test_results_do_not_depend_on_the_number_of_threads_or_their_kind(monkeypatc
         torch.set_num_threads(threads)
         found.append(compute())
         with monkeypatch.context() as patch:
-            patch.setattr(workers, "_start_together", lambda: workers._in_python_threads)
+            patch.setattr(pool, "_parallel", lambda has_torch: pool._in_python_threads)
             found.append(compute())
     for result in found:
         assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))

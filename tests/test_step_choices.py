@@ -181,7 +181,10 @@ def test_a_model_whose_weights_exceed_the_memory_is_refused_before_it_is_made(ca
     monkeypatch.setattr(machine_memory, "memory_limit", lambda device, processes: 10e9)
     shape = {"hidden_size": 16384, "num_layers": 80, "num_heads": 64}
     line = refusal(capsys, *train_words(text, tmp_path / "run", **shape))
-    assert "GB for weights, gradients and AdamW, and a process may use 10.0 GB here: choose a smaller model" in line
+    assert (
+        "GB for weights, gradients and optimizer state, and a process may use 10.0 GB here: choose a smaller model"
+        in line
+    )
 
 
 def test_the_memory_of_the_machine_is_that_of_its_container_where_that_is_less(tmp_path, monkeypatch):

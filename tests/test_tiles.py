@@ -9,10 +9,11 @@ from torch import Tensor
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import bf16s, fp32s, narrow
+from llamita.jit.pool import FIRST_ARGUMENT
 from llamita.jit.tiles import multiply, pack_columns, pack_rows
-from llamita.jit.workers import FIRST_ARGUMENT, run
 from llamita.ops.cpu import attention_in_blocks, attention_in_tiles
 from llamita.ops.cpu.attention import blocked_attention, sizes_of_blocks
+from llamita.ops.cpu.launch import run
 
 A = FIRST_ARGUMENT
 

@@ -29,7 +29,7 @@ from runs import (
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-import llamita.data.dataset
+import llamita.corpus.story_corpus
 import llamita.train.loop
 from llamita.config import GenerationConfig
 from llamita.corpus.stories import validation_stories
@@ -250,8 +250,8 @@ def test_another_seed_or_shape_begins_another_run_and_the_same_finds_the_first(t
 
 
 def test_a_run_on_stories_knows_its_floor_and_the_cli_says_how_far_it_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 200)
-    monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 30)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "TRAINING_STORIES", 200)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "VALIDATION_STORIES", 30)
     options = {**TINY, "max_seq_len": 512, "tokenizer": "bpe", "vocab_size": 400, "max_steps": 2, "eval_sequences": 0}
     assert command("train", *flags(**options)) == 0
     (run,) = (tmp_path / "runs").iterdir()
@@ -332,7 +332,7 @@ def test_weights_that_are_numbers_but_predict_none_are_found_by_evaluation_and_b
                 weight.data.fill_(3e38)
         with pytest.raises(UserError, match=r"the validation loss is .* at step 0: training has diverged"):
             evaluate(run)
-        with pytest.raises(UserError, match="no numbers: its training has diverged; name an earlier checkpoint"):
+        with pytest.raises(UserError, match="NaN or infinity: its training has diverged; name an earlier checkpoint"):
             next(generate_ids(run.model, [[1]], GenerationConfig()))
 
 

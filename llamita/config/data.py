@@ -39,8 +39,3 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_not_negative(self, "max_documents", "max_corpus_tokens")
-
-    @property
-    def is_stories(self) -> bool:
-        """Whether the data are the built-in stories, of which the best possible loss is known."""
-        return self.data == ("stories",)

@@ -259,6 +259,8 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
 
 def _rename(partial: Path, folder: Path) -> None:
     """Give the complete folder its name, unless another process that prepared the same text was faster."""
+    with suppress(OSError):
+        folder.rmdir()  # an empty folder that a person made: Windows renames nothing over it
     try:
         partial.rename(folder)
     except OSError:

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import torch
 
-from llamita.config import ModelConfig
+from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.planning.memory import count_parameters
+from llamita.planning.memory import count_parameters, optimizer_state_bytes
 
-BYTES_PER_PARAMETER = 16  # fp32: weight, gradient, and AdamW's two moments
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 USABLE = 0.9  # of the total: the rest is left to the program itself and to the system
 
 
-def require_memory_for_weights(config: ModelConfig, device: str, processes: int = 1) -> None:
+def require_memory_for_weights(config: RunConfig, device: str, processes: int = 1) -> None:
     """Raise `UserError` where weights, gradients and optimizer state alone exceed `memory_limit`. Allocates nothing."""
-    parameters, limit = sum(count_parameters(config).values()), memory_limit(device, processes)
-    if BYTES_PER_PARAMETER * parameters > limit:
+    parameters, limit = sum(count_parameters(config.model).values()), memory_limit(device, processes)
+    needed = 8 * parameters + optimizer_state_bytes(config)  # weights and gradients are fp32
+    if needed > limit:
         raise UserError(
-            f"{parameters:,} parameters need {BYTES_PER_PARAMETER * parameters / 1e9:,.1f} GB for weights, gradients "
-            f"and AdamW, and a process may use {limit / 1e9:,.1f} GB here: choose a smaller model"
+            f"{parameters:,} parameters need {needed / 1e9:,.1f} GB for weights, gradients and optimizer state, "
+            f"and a process may use {limit / 1e9:,.1f} GB here: choose a smaller model"
         )
 
 

@@ -7,7 +7,7 @@ from llamita.config import RunConfig, replace
 from llamita.errors import UserError
 from llamita.parallel import Processes
 from llamita.planning.machine_memory import free_memory, memory_limit
-from llamita.planning.memory import count_parameters, training_memory
+from llamita.planning.memory import count_parameters, optimizer_state_bytes, training_memory
 from llamita.runtime.hardware import Hardware
 
 SURELY = 0.25  # of the limit: what takes less by the rough bound is not estimated exactly
@@ -72,10 +72,11 @@ def _halves(count: int) -> Iterator[int]:
 
 
 def _upper_bound(config: RunConfig, rows: int) -> float:
-    """Bytes, more rather than less: weights, gradients, m and v; 64 fp32 numbers per layer, channel and token."""
+    """Bytes, more rather than less: what parameters need, and 64 fp32 numbers per layer, channel and token."""
     model = config.model
     parameters, tokens = sum(count_parameters(model).values()), rows * model.max_seq_len
-    return 20 * parameters + 4 * tokens * (64 * model.hidden_size * model.num_layers + 4 * model.vocab_size)
+    held = 12 * parameters + optimizer_state_bytes(config)  # weights, gradients, and a temporary of that size
+    return held + 4 * tokens * (64 * model.hidden_size * model.num_layers + 4 * model.vocab_size)
 
 
 def _refusal(config: RunConfig, rows: int, smaller: int | None, needed: float, limit: float) -> str:

@@ -7,8 +7,6 @@ from llamita.planning.plan import Plan, seconds_of_step, warn_of_short_run
 from llamita.train.build import Run
 from llamita.train.steps import trial_step
 
-ADAMW_BYTES = 8  # per parameter, in fp32: its two moments, which the trial does not allocate
-
 
 def announce(run: Run) -> None:
     """Measure the peak and one step, and print what the run is going to do. Nothing is chosen by what is measured."""
@@ -16,7 +14,8 @@ def announce(run: Run) -> None:
         run.display.say(warning)
     run.peak = run.processes.max(peak_flops(run.hardware))
     seconds = seconds_of_step(lambda: trial_step(run), run.processes)
-    memory = peak_memory(run.hardware.device) + (0 if run.optimizer.state else ADAMW_BYTES * run.num_parameters)
+    state = 0 if run.optimizer.state else run.optimizer.state_bytes()  # which the trial does not allocate
+    memory = peak_memory(run.hardware.device) + state
     plan = Plan(
         run.config,
         run.data,

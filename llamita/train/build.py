@@ -9,7 +9,7 @@ from torch import nn
 from llamita.config import RunConfig
 from llamita.data import BatchOrder, Dataset
 from llamita.model import Llama
-from llamita.optim import AdamW, Scaling, decay_groups
+from llamita.optim import Optimizer, Scaling, build_optimizer
 from llamita.parallel import Processes
 from llamita.planning.choices import StepChoices
 from llamita.planning.peak import flops_per_token, utilization
@@ -41,7 +41,7 @@ class Run:
     display: Display
     choices: StepChoices
     model: Llama
-    optimizer: AdamW
+    optimizer: Optimizer
     scaling: Scaling
     step_model: nn.Module
     """What computes the loss of a step: `model`, or the same compiled."""
@@ -76,9 +76,7 @@ def build_run(
 ) -> Run:
     """The run at step 0: first weights, an optimizer without state, nothing loaded."""
     model = hardware.apply(Llama(config.model, seed=config.training.seed))
-    options = config.optimizer
-    groups = decay_groups(model, options.weight_decay)
-    optimizer = AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
+    optimizer = build_optimizer(config.optimizer, model)
     step_model = _compiled(model, choices) if choices.compile != "off" else model
     made = model, optimizer, hardware.scaling(), step_model
     return Run(config, processes, hardware, data, directory, display, choices, *made, State())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.optim import clip_grad_norm_, make_schedule
+from llamita.optim import clip_grad_norm_, make_schedule, set_learning_rate
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
 from llamita.train.announce import announce
@@ -84,8 +84,7 @@ def _train(run: Run) -> None:
         while state.step < max_steps:
             clock.start()
             lr = learning_rate(state.step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(optimizer, lr)
 
             batch = next_batch(run, state.step)
             loss = accumulate_gradients(run, model, batch, state.step)

@@ -43,7 +43,7 @@ def recorded_code(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record_code_change(directory: RunDirectory, facts: Mapping[str, Any], files: Mapping[str, str], step: int) -> None:
-    """Where the code of `files` is not that of the run of `facts`: add to config.toml that it computes from `step` on."""
+    """Add to config.toml that the code of `files` computes from `step` on, where that of `facts` is other code."""
     if is_same_code(facts, files):
         return
     change = {"step": step, "code_digest": code_digest(files), "files": changed_since(facts, files)}

@@ -26,9 +26,7 @@ def resolve(config: RunConfig, data: Dataset) -> RunConfig:
     steps = config.training.max_steps
     if not steps and config.training.epochs:
         steps = math.ceil(config.training.epochs * len(data.train) / config.training.sequences_per_update)
-    head_init = config.model.head_init
-    if head_init == "auto":
-        head_init = "copy" if config.data.is_stories else "random"
+    head_init = data.defaults.head_init if config.model.head_init == "auto" else config.model.head_init
     return replace(
         config,
         vocab_size=data.tokenizer.vocab_size,

@@ -42,7 +42,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
         processes.wait()  # nobody writes before all have read
         known = before or choices_to_repeat(config, display)
         hardware = choose_hardware(with_choices_of(known, config, processes).run, processes)
-        require_memory_for_weights(config.model, hardware.device, processes.local_world_size)
+        require_memory_for_weights(config, hardware.device, processes.local_world_size)
         choices = choose_steps(config, hardware, processes, known)
         chosen = _chosen(hardware, choices, processes)
         tell_changes(before, chosen, display)

@@ -4,17 +4,17 @@ config.toml  tokenizer.json  metrics.jsonl  samples.jsonl  step_00000500/  step_
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from llamita.config import ONE_START, RunConfig, read_toml, write_toml
 from llamita.errors import UserError
+from llamita.file_lock import file_lock
 from llamita.files import remove_left_overs
 from llamita.train.checkpoint import MANIFEST_FILE, REPLACED, Checkpoint, restore, verify
 
@@ -133,19 +133,18 @@ class RunDirectory:
 
         Clears away what a process left that was killed while it held the run.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(file_lock(self.path / ".lock"))
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process trains here; wait for it or choose --output_dir"
+                ) from None
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
             self._tidy()
             yield
-        except BlockingIOError:
-            raise UserError(f"{self.path}: another process trains here; wait for it or choose --output_dir") from None
-        finally:
-            os.close(descriptor)
 
     def is_held(self) -> bool:
         """Whether another process holds this run, so that `lock` would fail."""

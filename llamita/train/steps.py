@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from llamita.config import GenerationConfig, Interval
-from llamita.corpus.stories import acceptance
 from llamita.data import Batch
 from llamita.errors import UserError
 from llamita.evaluate import Evaluation, evaluate_loss, spread
@@ -106,9 +105,10 @@ def draw_samples(run: Run) -> None:
     with run.hardware.autocast() if run.num_parameters > WORTH_NARROWING else nullcontext():
         texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
     run.model.train()
-    accepted = acceptance(texts) if run.config.data.is_stories else None
+    judge = run.data.judge
+    accepted = judge.acceptance(texts) if judge else None
     run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
-    judged = f" ({accepted:.0%} of {len(texts)} accepted by the grammar)" if accepted is not None else ""
+    judged = f" ({accepted:.0%} of {len(texts)} accepted by the {judge.name})" if judge else ""
     run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{printable(texts[0].strip())}\n")
 
 
@@ -131,7 +131,7 @@ def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | 
 
 def announce_evaluation(run: Run, scored: Evaluation) -> None:
     """Print what an evaluation found."""
-    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor else ""
+    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor is not None else ""
     run.display.say(
         f"step {run.state.step:,}: validation loss {scored.loss:.4f} nats/token{floor}, "
         f"perplexity {scored.perplexity:.2f}, {scored.bits_per_byte:.3f} bits/byte"

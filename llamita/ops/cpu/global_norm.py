@@ -1,4 +1,4 @@
-"""The norm of many tensors together, in one pass, and their multiplication by one number, in another."""
+"""The norm of many tensors together in one pass, and their multiplication by one number in another."""
 
 from collections.abc import Sequence
 
@@ -8,29 +8,26 @@ from torch import Tensor
 
 from llamita.jit.machine_code import Body, exact_body
 from llamita.jit.numbers import F, end_of, fp32s, fp64, fp64s, int64s, take_rows
-from llamita.jit.workers import FIRST_ARGUMENT, ROWS, run
-from llamita.ops.cpu.flat import stretches
+from llamita.jit.pool import FIRST_ARGUMENT, ROWS
+from llamita.ops.cpu.chunks import chunks
+from llamita.ops.cpu.launch import run
 
 
-def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """sqrt(Σ x²) over all elements of fp32 tensors without gaps on the CPU -> () fp32.
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """sqrt(Σ x²) over all elements of contiguous fp32 tensors on the CPU -> () fp32.
 
-    Each stretch is added up in fp32, and these sums in fp64, in their order: whichever thread made them.
+    Each chunk is summed in fp32, and these sums in fp64, in their order, whichever thread computed them.
     """
-    places = _places(tensors)
-    sums = np.empty(len(places), dtype=np.float64)
-    run(_squares, len(places), 1, places, sums)
+    table = chunks([(tensor,) for tensor in tensors])
+    sums = np.empty(len(table), dtype=np.float64)
+    run(_squares, len(table), 1, table, sums)
     return torch.tensor(np.sqrt(sums.sum()), dtype=torch.float32)
 
 
-def scale_together(tensors: Sequence[Tensor], factor: float) -> None:
-    """Multiply all elements of fp32 tensors without gaps on the CPU, in their place."""
-    places = _places(tensors)
-    run(_scale, len(places), 1, places, float(factor))
-
-
-def _places(tensors: Sequence[Tensor]) -> np.ndarray:
-    return stretches([(tensor.data_ptr(),) for tensor in tensors], [tensor.numel() for tensor in tensors])
+def scale_(tensors: Sequence[Tensor], factor: float) -> None:
+    """Multiply all elements of contiguous fp32 tensors on the CPU, in place."""
+    table = chunks([(tensor,) for tensor in tensors])
+    run(_scale, len(table), 1, table, float(factor))
 
 
 @exact_body
