@@ -1,6 +1,8 @@
 """Settings of the same names make the same configuration, from Python, flags and files; derived values follow."""
 
+import copy
 import dataclasses
+import pickle
 import warnings
 from typing import Any
 
@@ -187,6 +189,14 @@ def test_a_copy_by_dataclasses_replaces_values_only():
     grouped = dataclasses.replace(ModelConfig(hidden_size=256), num_kv_heads=2)
     assert grouped == ModelConfig(hidden_size=256, num_kv_heads=2)
     assert grouped.derived == frozenset()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))])
+def test_a_copy_knows_what_was_derived_too(copied):
+    config = replace(RunConfig(), num_kv_heads=2, head_init="copy")
+    assert_same(copied(config), config)
+    assert copied(config.model).derived == {"num_heads", "head_dim", "intermediate_size"}
+    assert vars(copied(config.model)) == dataclasses.asdict(config.model)
 
 
 @pytest.mark.parametrize(
