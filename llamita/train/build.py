@@ -21,7 +21,10 @@ from llamita.train.run_directory import RunDirectory
 
 @dataclass
 class State:
-    """All that changes as a run goes on, besides weights and optimizer. It is saved with each checkpoint."""
+    """All that changes as a run goes on, besides weights and optimizer.
+
+    Step and tokens are saved with each checkpoint. The best is known from the log, and to the main process only.
+    """
 
     step: int = 0
     tokens: int = 0
