@@ -167,9 +167,7 @@ def _of_head(logsumexp: Tensor, head: int, start: int) -> Tensor:
     return logsumexp.view(-1)[head * logsumexp.shape[2] + start :]
 
 
-def _backward_rows(
-    probabilities: Tensor, d_scores: Tensor, logsumexp: Tensor, head: int, start: int, head_dim: int
-) -> None:
+def _backward_rows(probabilities: Tensor, d_scores: Tensor, logsumexp: Tensor, head: int, start: int, head_dim: int) -> None:
     """S -> P and dP -> dS, each in place."""
     heads, queries, keys = probabilities.shape
     own, sizes = _of_head(logsumexp, head, start), (queries, keys, start, logsumexp.shape[2])
