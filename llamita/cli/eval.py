@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from llamita.cli.flags import FLAT
 from llamita.cli.generate import check_prompt
+from llamita.cli.loading import load_noting_code
 from llamita.config import DataConfig, GenerationConfig, RunConfig
 from llamita.errors import UserError
 
@@ -51,13 +52,10 @@ def evaluate(
     from llamita.config import ExecutionConfig
     from llamita.runtime import choose_hardware
     from llamita.train import RunDirectory
-    from llamita.train.loading import load_found
-    from llamita.train.run_directory import find_verified
 
     if sample_count < 1:
         raise UserError(f"--sample_count is {sample_count}, but must be above 0")
-    found = find_verified(checkpoint)
-    model, tokenizer, config = load_found(found)
+    found, model, tokenizer, config = load_noting_code(checkpoint)
     prompts = [""] if generate == [] else list(dict.fromkeys(generate or []))  # the same twice would be written twice
     for prompt in prompts:
         check_prompt(prompt, tokenizer, config.model.max_seq_len)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from llamita.cli.flags import FLAT
+from llamita.cli.loading import load_noting_code
 from llamita.config import GenerationConfig
 from llamita.errors import UserError
 
@@ -39,9 +40,8 @@ def generate(
     from llamita.config import ExecutionConfig
     from llamita.generate import printable, stream
     from llamita.runtime import choose_hardware
-    from llamita.train import load_run
 
-    model, tokenizer, config = load_run(checkpoint)
+    _, model, tokenizer, config = load_noting_code(checkpoint)
     model = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=model.config).apply(model)
     prompt = _read_prompt() if prompt is None else prompt
     check_prompt(prompt, tokenizer, config.model.max_seq_len)

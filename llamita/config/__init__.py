@@ -15,11 +15,20 @@ next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions insi
 from llamita.config.aliases import ALIASES, RETIRED, note_on_retired
 from llamita.config.checks import require_not_negative, require_positive, require_share
 from llamita.config.data import EXECUTION, DataConfig
-from llamita.config.execution import MOST_THREADS, ExecutionConfig, Interval
+from llamita.config.execution import MOST_THREADS, ONE_START, ExecutionConfig, Interval
 from llamita.config.generation import GenerationConfig
 from llamita.config.model import ModelConfig, derived_sizes
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
-from llamita.config.run import RIVALS, SCHEMA, RunConfig, beneath, field_tables, replace, settings_asked_for
+from llamita.config.run import (
+    RIVALS,
+    SCHEMA,
+    RunConfig,
+    beneath,
+    field_tables,
+    is_of_a_run,
+    replace,
+    settings_asked_for,
+)
 from llamita.config.toml import Schema, Tables, read_toml, unknown_name, write_toml
 from llamita.config.training import MOST_STEPS, TrainingConfig
 
@@ -28,6 +37,7 @@ __all__ = [
     "EXECUTION",
     "MOST_STEPS",
     "MOST_THREADS",
+    "ONE_START",
     "RETIRED",
     "RIVALS",
     "SCHEMA",
@@ -45,6 +55,7 @@ __all__ = [
     "default_learning_rate",
     "derived_sizes",
     "field_tables",
+    "is_of_a_run",
     "note_on_retired",
     "read_toml",
     "replace",

@@ -8,6 +8,9 @@ from llamita.errors import UserError
 
 MOST_THREADS = 1024
 
+ONE_START = "extend", "new", "allow_changed_code", "choices_of"
+"""Settings that a start has and its run has not: they are not kept in config.toml."""
+
 Interval = int | Literal["epoch"]
 """How often something is done: after that many steps, or whenever an epoch ends."""
 
@@ -23,9 +26,13 @@ class ExecutionConfig:
     extend: bool = False
     """Let a run be resumed with a larger max_steps."""
     new: bool = False
-    """Begin a fresh, numbered directory although an older run with other code is there."""
+    """Where changed code would go on with an old run, begin another, in a numbered directory beside it. Repeated, the
+    same command resumes that one."""
     allow_changed_code: bool = False
-    """Go on with a run that was begun with other code; noted in its [facts]."""
+    """Resume a run although the code that computes it has changed; config.toml notes where."""
+    choices_of: str = ""
+    """The config.toml of a run whose choices for `auto` are taken again where model shape and processor are the same;
+    `--config` sets it when it names one. Empty: every `auto` is chosen anew."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

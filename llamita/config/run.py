@@ -121,6 +121,11 @@ def settings_asked_for(path: str | Path, note: Note = warnings.warn) -> Tables:
     return _without_derived(settings) if written_by_a_run else settings
 
 
+def is_of_a_run(path: str | Path) -> bool:
+    """Whether a run wrote this TOML file: it has [facts]. Raises `UserError` where it cannot be read."""
+    return "facts" in read_toml(path)
+
+
 def _say_nothing(_: str) -> None:
     """The note of a file that a run wrote: nobody asked for what is in it."""
 

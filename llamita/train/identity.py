@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,11 @@ from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
 from llamita.parallel import Processes
 from llamita.train.display import Display
+from llamita.train.recorded_code import can_begin_anew
 from llamita.train.run_directory import RunDirectory
 
 Facts = dict[str, Any]
 """What a run found out and chose when it began, as [facts] of its config.toml holds it."""
-
-
-def choose_directory(config: RunConfig, data: Dataset) -> RunDirectory:
-    """The directory of the run that `config` describes: the one that is asked for, else that of its identity."""
-    return RunDirectory(config.run.output_dir or default_directory(config, data))
 
 
 def default_directory(config: RunConfig, data: Dataset) -> Path:
@@ -30,31 +27,36 @@ def default_directory(config: RunConfig, data: Dataset) -> Path:
     return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
-def facts_before(config: RunConfig, data: Dataset, directory: RunDirectory) -> Facts:
-    """The facts of the run that is in `directory`; empty where none has begun.
+def facts_before(directory: RunDirectory, files: Mapping[str, str]) -> Facts:
+    """The facts of the run that goes on in `directory`; empty where one begins.
 
-    Raises `UserError` where it is a run of another identity.
+    One begins, too, where other code than that of `files` computed what is there, but never saved a checkpoint.
     """
     if not directory.exists():
         return {}
     facts = directory.facts()
-    _require_same_identity(config, data, directory, facts)
-    return facts
+    return {} if can_begin_anew(directory, facts, files) else facts
 
 
-def _require_same_identity(config: RunConfig, data: Dataset, directory: RunDirectory, facts: Facts) -> None:
-    there, here = directory.config().identity(), config.identity()
-    if config.run.extend and here["max_steps"] > there["max_steps"]:
-        there["max_steps"] = here["max_steps"]
-    changed = [f"{name} {there[name]} -> {here[name]}" for name in here if here[name] != there[name]]
-    if facts.get("data_fingerprint") != data.fingerprint:
-        changed.append("other data or another tokenizer")
-    if changed:
+def require_same_identity(config: RunConfig, data: Dataset, directory: RunDirectory) -> None:
+    """Raise `UserError` where the run in `directory` is not the one that `config` and `data` describe."""
+    if changed := differences_of_identity(config, data, directory):
         hint = " (--extend raises max_steps)" if "max_steps" in changed[0] else ""
         raise UserError(
             f"{directory.path}: holds a run with another configuration: {', '.join(changed)}; "
             f"choose another --output_dir or the same settings{hint}"
         )
+
+
+def differences_of_identity(config: RunConfig, data: Dataset, directory: RunDirectory) -> list[str]:
+    """What makes the run in `directory` another one than `config` and `data` describe, e.g. "seed 0 -> 5"."""
+    there, here = directory.config().identity(), config.identity()
+    if config.run.extend and here["max_steps"] > there["max_steps"]:
+        there["max_steps"] = here["max_steps"]
+    changed = [f"{name} {there[name]} -> {here[name]}" for name in here if here[name] != there[name]]
+    if directory.facts().get("data_fingerprint") != data.fingerprint:
+        changed.append("other data or another tokenizer")
+    return changed
 
 
 def with_choices_of(facts: Facts, config: RunConfig, processes: Processes) -> RunConfig:
@@ -67,7 +69,10 @@ def with_choices_of(facts: Facts, config: RunConfig, processes: Processes) -> Ru
 
 
 def tell_changes(before: Facts, chosen: Facts, display: Display) -> None:
-    """Note what is computed otherwise than when the run began. `before` is empty for a run that begins."""
+    """Note what is computed otherwise than when the run began. `before` is empty for a run that begins.
+
+    What `before` does not name is not compared: an older version of llamita did not record it.
+    """
     known = {"world_size": 1, **before} if before else {}
     for name, value in chosen.items():
         if known.get(name, value) != value:

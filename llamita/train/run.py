@@ -5,15 +5,20 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
+from llamita.code_digest import running_code
 from llamita.config import RunConfig
 from llamita.errors import UserError
 from llamita.parallel import Processes
-from llamita.planning.choices import choose_steps
+from llamita.planning.choices import StepChoices, choose_steps
 from llamita.planning.machine_memory import require_memory_for_weights
-from llamita.runtime.hardware import choose_hardware
+from llamita.runtime.hardware import Hardware, choose_hardware
+from llamita.runtime.processor import processor_name
 from llamita.train.build import Run, build_run
+from llamita.train.directory_choice import choose_directory
 from llamita.train.display import Display
-from llamita.train.identity import choose_directory, facts_before, tell_changes, with_choices_of, write_identity
+from llamita.train.identity import Facts, facts_before, tell_changes, with_choices_of, write_identity
+from llamita.train.recorded_code import code_facts, record_code_change, recorded_code
+from llamita.train.repeating import choices_to_repeat
 from llamita.train.resolve import open_data, require_enough_sequences, resolve
 from llamita.train.resume import resume
 
@@ -22,7 +27,8 @@ from llamita.train.resume import resume
 def open_run(config: RunConfig, processes: Processes, display: Display) -> Iterator[Run]:
     """The run that `config` describes, from its beginning or from its newest good checkpoint; locked while it is open.
 
-    Raises `UserError` where the directory holds a run of another identity, or another process trains there.
+    Raises `UserError` where the directory holds a run of another identity or of other code, or another process trains
+    there.
     """
     if config.run.extend and not config.run.output_dir:
         raise UserError("--extend needs --output_dir: a run with another max_steps has another directory by default")
@@ -30,17 +36,27 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     data = open_data(config, processes, display)
     config = resolve(config, data)
     require_enough_sequences(config, processes.world_size)
-    directory = choose_directory(config, data)
+    directory = choose_directory(config, data, processes, display)
     with directory.lock() if processes.is_main else nullcontext():
-        before = facts_before(config, data, directory)
+        before = facts_before(directory, running_code())
         processes.wait()  # nobody writes before all have read
-        hardware = choose_hardware(with_choices_of(before, config, processes).run, processes, config.model)
+        known = before or choices_to_repeat(config, display)
+        hardware = choose_hardware(with_choices_of(known, config, processes).run, processes, config.model)
         require_memory_for_weights(config, hardware.device, processes.local_world_size)
-        choices = choose_steps(config, hardware, processes, before)
-        chosen = {**hardware.choices, **choices.facts, "world_size": processes.world_size, "torch": torch.__version__}
+        choices = choose_steps(config, hardware, processes, known)
+        chosen = _chosen(hardware, choices, processes)
         tell_changes(before, chosen, display)
         if processes.is_main:
-            write_identity(config, data, directory, chosen)
+            code = recorded_code(before) if before else code_facts(running_code())
+            write_identity(config, data, directory, {**chosen, **code})
         run = build_run(config, processes, hardware, data, directory, display, choices)
         resume(run)
+        if processes.is_main and before and run.state.step < config.training.max_steps:
+            record_code_change(directory, before, running_code(), run.state.step)
         yield run
+
+
+def _chosen(hardware: Hardware, choices: StepChoices, processes: Processes) -> Facts:
+    """Everything that decides how a run rounds, by name: as it is written down, and compared when the run goes on."""
+    places = {"world_size": processes.world_size, "processor": processor_name(hardware.device)}
+    return {**hardware.choices, **choices.facts, **places, "torch": torch.__version__}

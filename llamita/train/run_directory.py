@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llamita.config import RunConfig, read_toml, write_toml
+from llamita.config import ONE_START, RunConfig, read_toml, write_toml
 from llamita.errors import UserError
 from llamita.file_lock import file_lock
 from llamita.files import remove_left_overs, write_atomically
@@ -50,8 +50,13 @@ class RunDirectory:
         return (self.path / CONFIG_FILE).exists()
 
     def write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
-        """Write config.toml: all settings, resolved, and what the run found out, under [facts]."""
-        write_toml(self.path / CONFIG_FILE, {**config.tables(), "facts": facts})
+        """Write config.toml: all settings, resolved, and what the run found out, under [facts].
+
+        What was allowed for one start (`extend`, `new` and the like) is no setting of the run, and is left out.
+        """
+        tables = config.tables()
+        tables["run"] = {name: value for name, value in tables["run"].items() if name not in ONE_START}
+        write_toml(self.path / CONFIG_FILE, {**tables, "facts": facts})
 
     def add_facts(self, facts: dict[str, Any]) -> None:
         """Write more of what the run found out."""
@@ -76,6 +81,10 @@ class RunDirectory:
         """The steps of the checkpoints, oldest first; they may be damaged."""
         names = (path.name.removeprefix(STEP) for path in self.path.glob(f"{STEP}*") if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def has_checkpoints(self) -> bool:
+        """Whether anything was saved here, damaged or not."""
+        return any(self.path.glob(f"{STEP}*")) or any(self.path.glob(f".{STEP}[0-9]*{REPLACED}"))
 
     def newest_good(self) -> tuple[Checkpoint, list[str]] | None:
         """The newest undamaged checkpoint, and what is wrong with newer ones; None where there is none at all."""
@@ -172,6 +181,14 @@ class RunDirectory:
                 raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
             self._tidy()
             yield
+
+    def is_held(self) -> bool:
+        """Whether another process holds this run, so that `lock` would fail."""
+        try:
+            with self.lock():
+                return False
+        except UserError:
+            return True
 
 
 class JsonLines:
