@@ -303,9 +303,3 @@ def test_heads_that_were_not_given_share_any_even_width_evenly():
         assert config.num_heads * config.head_dim == width
         assert config.head_dim % 2 == 0
     assert [ModelConfig(hidden_size=width).num_heads for width in (32, 128, 192, 256, 512)] == [1, 4, 6, 8, 16]
-
-
-def test_files_with_settings_that_are_retired_still_load(tmp_path):
-    file = tmp_path / "config.toml"
-    file.write_text('[run]\nattention_block = 256\nhead_block = "auto"\nthreads = 3\n')
-    assert RunConfig.from_toml(file) == replace(RunConfig(), threads=3)

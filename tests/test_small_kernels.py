@@ -7,6 +7,11 @@ from functools import partial
 
 import pytest
 import torch
+from llamita.ops.cpu.attention_in_blocks import QUERIES
+from llamita.ops.cpu.flat import STRETCH
+from llamita.ops.cpu.gate import gated_silu
+from llamita.ops.cpu.rotation import rotate
+from llamita.ops.cpu.squares import joint_norm
 from nearness import BF16, LAYOUTS, ROUNDING, assert_rounded_once, distance, drawn, gradients, learned, wide
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,14 +24,9 @@ from llamita.model.positions import rotate_pairs
 from llamita.ops.cpu import norm
 from llamita.ops.cpu.adamw import adamw
 from llamita.ops.cpu.attention import blocked_attention
-from llamita.ops.cpu.attention_in_blocks import QUERIES
 from llamita.ops.cpu.cross_entropy import linear_cross_entropy
-from llamita.ops.cpu.flat import STRETCH
-from llamita.ops.cpu.gate import gated_silu
 from llamita.ops.cpu.launch import run
 from llamita.ops.cpu.norm import rms_norm
-from llamita.ops.cpu.rotation import rotate
-from llamita.ops.cpu.squares import joint_norm
 from llamita.optim import AdamW, clip_grad_norm_
 from llamita.optim.adamw import Row, Update, reference_adamw
 from llamita.optim.dispatch import use_fused_kernel

@@ -12,14 +12,14 @@ resume with one is refused. *Execution* fields say how and where it is computed,
 next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions inside the others.
 """
 
-from llamita.config.aliases import ALIASES
+from llamita.config.aliases import ALIASES, RETIRED, note_on_retired
 from llamita.config.checks import require_not_negative, require_positive, require_share
 from llamita.config.data import EXECUTION, DataConfig
 from llamita.config.execution import MOST_THREADS, ExecutionConfig, Interval
 from llamita.config.generation import GenerationConfig
 from llamita.config.model import ModelConfig, derived_sizes
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
-from llamita.config.run import SCHEMA, RunConfig, field_tables, replace, settings_asked_for
+from llamita.config.run import RIVALS, SCHEMA, RunConfig, beneath, field_tables, replace, settings_asked_for
 from llamita.config.toml import Schema, Tables, read_toml, unknown_name, write_toml
 from llamita.config.training import MOST_STEPS, TrainingConfig
 
@@ -28,6 +28,8 @@ __all__ = [
     "EXECUTION",
     "MOST_STEPS",
     "MOST_THREADS",
+    "RETIRED",
+    "RIVALS",
     "SCHEMA",
     "DataConfig",
     "ExecutionConfig",
@@ -39,9 +41,11 @@ __all__ = [
     "Schema",
     "Tables",
     "TrainingConfig",
+    "beneath",
     "default_learning_rate",
     "derived_sizes",
     "field_tables",
+    "note_on_retired",
     "read_toml",
     "replace",
     "require_not_negative",

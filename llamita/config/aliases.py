@@ -1,4 +1,4 @@
-"""The names that users of other trainers bring along."""
+"""Other names of settings: those that users of other trainers bring along, and those of earlier versions."""
 
 ALIASES = {
     alias: name
@@ -53,5 +53,13 @@ ALIASES = {
 }
 """Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own."""
 
-RETIRED = frozenset({"attention_block", "head_block"})
-"""Settings of older versions. Files that have them, such as the config.toml of a run, still load; they do nothing."""
+RETIRED = {
+    "attention_block": "block sizes follow from the model's shape and the processor",
+    "head_block": "block sizes follow from the model's shape and the processor",
+}
+"""Settings of earlier versions that are no longer needed, and why: where a file or a flag has one, it is ignored."""
+
+
+def note_on_retired(name: str, source: str) -> str:
+    """What to say where a person still asks for a retired setting."""
+    return f"{source}: {name} is ignored, and can be removed: {RETIRED[name]}"

@@ -22,6 +22,10 @@ class ExecutionConfig:
     """The run directory; empty: runs/<name>-<hash of the identity>."""
     extend: bool = False
     """Let a run be resumed with a larger max_steps."""
+    new: bool = False
+    """Begin a fresh, numbered directory although an older run with other code is there."""
+    allow_changed_code: bool = False
+    """Go on with a run that was begun with other code; noted in its [facts]."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -29,16 +33,16 @@ class ExecutionConfig:
     kernels: Literal["auto", "native", "plain"] = "auto"
     """What computes between matrix products. native: llamita's compiled loops (bf16 on a CPU); plain: torch's own."""
     compile: Literal["auto", "on", "off", "graphs"] = "auto"
-    """Whether torch.compile joins the model's steps. auto: where there are no fused kernels, and the run has enough
-    operations to win back the wait, by a nominal speed of the kind of device.
-    graphs: as CUDA graphs, too, for small models on a GPU (not measured yet, so never chosen by auto)."""
+    """Whether torch.compile compiles the model's steps. auto: a pure function of model shape, device and total memory;
+    never of load or timing. graphs: as CUDA graphs, too, for small models on a GPU (auto never chooses it)."""
     world_size: int = 0
     """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
     threads: int = 0
-    """CPU threads of each process; 0: its share of those that may be used."""
+    """CPU threads of each process; 0: its share of those it may use, a pure function of model shape, device and total
+    memory; never of load or timing."""
     micro_batch_size: int | Literal["auto"] = 0
-    """Sequences a process computes at once; 0: its share of batch_size. auto: the most that fits into the memory
-    of the machine, by the estimate that `llamita presets` prints."""
+    """Sequences a process computes at once; 0: its share of batch_size. auto: what fits, a pure function of model
+    shape, device and total memory; never of load or timing."""
     log_every: Interval = 10
     """Steps between lines of metrics.jsonl, or `epoch`."""
     eval_every: Interval = 500

@@ -4,12 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamita.config.checks import require_positive, require_share
+from llamita.config.derived import Derives, set_derived
 from llamita.errors import UserError
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` where they do not fit."""
+class ModelConfig(Derives):
+    """The shape of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` where they do not fit.
+
+    Sizes given as 0 are derived, and read as what was derived. `llamita.config.replace` derives them again;
+    `dataclasses.replace` replaces values and keeps all others, derived ones included.
+    """
 
     vocab_size: int = 2048
     """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
@@ -65,8 +70,8 @@ class ModelConfig:
         self._check_position()
 
     def _derive(self) -> None:
-        for name, value in derived_sizes(self.hidden_size, self.num_heads, self.mlp).items():
-            object.__setattr__(self, name, getattr(self, name) or value)
+        sizes = derived_sizes(self.hidden_size, self.num_heads, self.mlp)
+        set_derived(self, {name: size for name, size in sizes.items() if not getattr(self, name)})
         if self.head_dim is None:
             raise UserError(
                 f"hidden_size {self.hidden_size} cannot be shared evenly by num_heads {self.num_heads}: "

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamita.config.checks import require_not_negative, require_positive, require_share
+from llamita.config.derived import Derives
 from llamita.errors import UserError
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Derives):
     """AdamW (Loshchilov & Hutter, 2019), its schedule, and clipping."""
 
     learning_rate: float = 0.0
-    """Peak learning rate, reached after the warmup; 0: 0.75 / hidden_size, at most 0.004."""
+    """Peak learning rate, reached after the warmup; 0: 0.75 / hidden_size, at most 0.004; for heads that copy
+    1.5 / hidden_size, at most 0.012."""
     min_learning_rate: float = 0.0
     """Where the schedule ends, at max_steps."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -1,19 +1,20 @@
 """Everything that `train` needs to know, in one object: read from tables and files, replaced by flat names."""
 
 import dataclasses
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from llamita.config.aliases import ALIASES, RETIRED
+from llamita.config.aliases import ALIASES
 from llamita.config.data import DataConfig
+from llamita.config.derived import with_derived
 from llamita.config.execution import ExecutionConfig
 from llamita.config.model import ModelConfig, derived_sizes
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
-from llamita.config.toml import Schema, Tables, read_toml, unknown_name
+from llamita.config.toml import Note, Schema, Tables, read_toml
 from llamita.config.training import TrainingConfig
-from llamita.errors import UserError
 from llamita.presets import preset_path
 
 
@@ -27,12 +28,18 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     run: ExecutionConfig = field(default_factory=ExecutionConfig)
 
+    def __post_init__(self) -> None:
+        """Derive the learning rate where it is not asked for, as soon as it is known how heads begin."""
+        if self.optimizer.learning_rate and "learning_rate" not in self.optimizer.derived:
+            return
+        width, head_init = self.model.hidden_size, self.model.head_init
+        rate = 0.0 if head_init == "auto" else default_learning_rate(width, head_init)
+        object.__setattr__(self, "optimizer", with_derived(self.optimizer, {"learning_rate": rate}))
+
     @classmethod
     def from_toml(cls, path: str | Path) -> "RunConfig":
         """The configuration in a TOML file; what it leaves out has its default. Raises `UserError`."""
-        tables = read_toml(path)
-        tables.pop("facts", None)  # what a run found out and wrote down; not configuration
-        return cls.from_tables(tables, str(path))
+        return cls.from_tables(settings_asked_for(path), str(path))
 
     @classmethod
     def from_preset(cls, name: str) -> "RunConfig":
@@ -44,9 +51,13 @@ class RunConfig:
         """From `{"model": {"hidden_size": 256}, ...}`. Raises `UserError` for names and types that do not exist."""
         return cls(**SCHEMA.construct(tables, source))
 
-    def tables(self) -> dict[str, dict[str, Any]]:
-        """The same as nested dictionaries, ready for TOML."""
+    def tables(self) -> Tables:
+        """The same as nested dictionaries, ready for TOML: every setting with its resolved value."""
         return dataclasses.asdict(self)
+
+    def asked_for(self) -> Tables:
+        """The same without the values that were derived: what constructs an equal configuration."""
+        return _without(self.tables(), self.model.derived | self.optimizer.derived)
 
     def identity(self) -> dict[str, Any]:
         """The fields that make the run what it is, by flat name."""
@@ -59,22 +70,34 @@ class RunConfig:
         }
 
 
-SCHEMA = Schema(get_type_hints(RunConfig), ALIASES, RETIRED)
+SCHEMA = Schema(get_type_hints(RunConfig), ALIASES)
 """What a configuration file may say."""
 
 
 def replace(config: RunConfig, **values: Any) -> RunConfig:
-    """A copy of `config` with fields replaced by their flat names, e.g. `replace(config, hidden_size=256)`.
+    """A copy of `config` with settings replaced by flat names or aliases: `replace(config, n_embd=256, seed=1)`.
 
-    Derived sizes (head_dim and the like) are not derived again: name them too, where they should change.
+    It is what the command line makes of the same names, as flags over the same file: values that nobody asked for
+    (num_heads, num_kv_heads, head_dim, intermediate_size, learning_rate) are derived again, and so is what is replaced
+    by 0; `epochs` takes the place of `max_steps`. Raises `UserError` for unknown names and for values that do not fit.
     """
-    for table, cls in SCHEMA.classes.items():
-        names = {f.name for f in fields(cls)}
-        here = {name: values.pop(name) for name in names & values.keys()}
-        config = dataclasses.replace(config, **{table: dataclasses.replace(getattr(config, table), **here)})
-    if values:
-        raise UserError(unknown_name("field", next(iter(values)), field_tables(), "configuration"))
-    return config
+    above = SCHEMA.tables_of(values, "configuration")
+    below = beneath(config.asked_for(), [name for rows in above.values() for name in rows])
+    return RunConfig.from_tables({table: {**rows, **above.get(table, {})} for table, rows in below.items()})
+
+
+RIVALS = {"epochs": "max_steps", "max_steps": "epochs"}
+"""Settings that say the same in another way: what is asked for above leaves nothing of its rival beneath."""
+
+
+def beneath(tables: Tables, names: Iterable[str]) -> Tables:
+    """What is left of `tables` when settings of these names are laid over them."""
+    covered = {*names}
+    return _without(tables, covered | {RIVALS[name] for name in covered & RIVALS.keys()})
+
+
+def _without(tables: Tables, names: Collection[str]) -> Tables:
+    return {table: {k: v for k, v in rows.items() if k not in names} for table, rows in tables.items()}
 
 
 def field_tables() -> dict[str, str]:
@@ -82,8 +105,10 @@ def field_tables() -> dict[str, str]:
     return SCHEMA.field_tables()
 
 
-def settings_asked_for(path: str | Path) -> Tables:
+def settings_asked_for(path: str | Path, note: Note = warnings.warn) -> Tables:
     """The settings that a TOML file asks for, names and types checked. Raises `UserError`, naming file and key.
+
+    A setting that is no longer needed is left out, with a `note` where a person wrote it.
 
     The config.toml of a run has a value for every setting, also for those that nobody asked for. So that these follow
     when others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there that is just
@@ -92,9 +117,16 @@ def settings_asked_for(path: str | Path) -> Tables:
     """
     tables = read_toml(path)
     written_by_a_run = tables.pop("facts", None) is not None
-    settings = SCHEMA.checked(tables, str(path))
-    if not written_by_a_run:
-        return settings
+    settings = SCHEMA.checked(tables, str(path), _say_nothing if written_by_a_run else note)
+    return _without_derived(settings) if written_by_a_run else settings
+
+
+def _say_nothing(_: str) -> None:
+    """The note of a file that a run wrote: nobody asked for what is in it."""
+
+
+def _without_derived(settings: Tables) -> Tables:
+    """`settings` without the values that would be derived from the others."""
     model = settings.get("model", {})
     width = model.get("hidden_size", ModelConfig.hidden_size)
     rate = default_learning_rate(width, model.get("head_init", ModelConfig.head_init))

@@ -5,20 +5,26 @@ in one is told. Nothing here needs torch.
 """
 
 import difflib
+import os
 import tomllib
 import types
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
+from llamita.config.aliases import RETIRED, note_on_retired
 from llamita.errors import UserError
 from llamita.files import write_atomically
 
 Tables = dict[str, dict[str, Any]]
 """Table name -> key -> value."""
+
+Note = Callable[[str], object]
+"""What takes a line that a person should read."""
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -41,16 +47,17 @@ class Schema:
 
     classes: Mapping[str, Any]
     aliases: Mapping[str, str]
-    retired: frozenset[str] = frozenset()
-    """Names that older versions wrote, to be passed over."""
 
     def field_tables(self) -> dict[str, str]:
         """Flat field name -> the name of its table."""
         return {f.name: table for table, cls in self.classes.items() for f in fields(cls)}
 
-    def checked(self, tables: Mapping[str, Any], source: str) -> Tables:
-        """`tables` with aliases replaced. Raises `UserError` for names and types that do not exist, naming `source`."""
-        renamed = {table: self._without_aliases(rows, source) for table, rows in tables.items()}
+    def checked(self, tables: Mapping[str, Any], source: str, note: Note = warnings.warn) -> Tables:
+        """`tables` with aliases replaced, and without retired settings, each of which is a `note`.
+
+        Raises `UserError` for names and types that do not exist, naming `source`.
+        """
+        renamed = {table: self._renamed(rows, source, note) for table, rows in tables.items()}
         for table, rows in renamed.items():
             self._check_table(table, rows, source)
         return renamed
@@ -60,26 +67,35 @@ class Schema:
         rows = self.checked(tables, source)
         return {table: _construct(cls, rows.get(table, {}), source) for table, cls in self.classes.items()}
 
-    def _without_aliases(self, rows: Any, source: str) -> Any:
+    def tables_of(self, values: Mapping[str, Any], source: str) -> Tables:
+        """Tables of flat `values`, aliases replaced. Raises `UserError` for names that are unknown or given twice."""
+        places, tables = self.field_tables(), {table: dict[str, Any]() for table in self.classes}
+        for name, value in self._renamed(values, source, warnings.warn).items():
+            if name not in places:
+                raise UserError(unknown_name("setting", name, places, source))
+            tables[places[name]][name] = value
+        return tables
+
+    def _renamed(self, rows: Any, source: str, note: Note) -> Any:
+        """`rows` of one table by llamita's names, without those that are retired; what is no table stays as it is."""
         if not isinstance(rows, Mapping):
             return rows
-        renamed: dict[str, Any] = {}
-        for key, value in dict[str, Any](rows).items():
+        keys: dict[str, str] = {}
+        for key in dict[str, Any](rows):
             name = self._name(key)
-            if name in self.retired:
-                continue
-            if name in renamed:
-                raise UserError(
-                    f"{source}: '{name}' is set twice, once by another name ('{key}' is '{name}'); keep one"
-                )
-            renamed[name] = value
-        return renamed
+            if name in RETIRED:
+                note(note_on_retired(name, source))
+            elif name in keys:
+                raise UserError(f"{source}: '{name}' is set twice, as '{keys[name]}' and '{key}': keep one")
+            else:
+                keys[name] = key
+        return {name: rows[key] for name, key in keys.items()}
 
     def _name(self, key: str) -> str:
         """llamita's name of a field, as on the command line: `n-layers` and `n_layers` are `num_layers`."""
         name = key.replace("-", "_")
         name = self.aliases.get(name, name)
-        return name if name in self.field_tables() else key
+        return name if name in RETIRED or name in self.field_tables() else key
 
     def _check_table(self, table: str, rows: Any, source: str) -> None:
         known = self.field_tables()
@@ -118,7 +134,9 @@ def _construct(cls: Any, rows: Mapping[str, Any], source: str) -> Any:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as `hint`, for the few types that configuration uses; raises `UserError`."""
+    """`value` as `hint`, for the few types that configuration uses; raises `UserError`. A path counts as its name."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise UserError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, get_args(hint)))}")
@@ -126,10 +144,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         return _one_of(value, get_args(hint), where)
     if get_origin(hint) is tuple:
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        names = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(name, str | os.PathLike) for name in names):
             raise UserError(f"{where} is {value!r}, but must be a name, or a list of names")
-        return tuple(names)
+        return tuple(os.fspath(name) for name in names)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

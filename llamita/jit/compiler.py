@@ -13,10 +13,11 @@ from llamita.jit.digest import referenced
 from llamita.jit.language import REWRITES, Helper, Intrinsic
 
 ENTRY = """
-define i64 @{name}({parameters}) {{
+define i64 @{name}(ptr %arguments, ptr %status) {{
   %result = alloca i64
   %error = alloca ptr
   store i64 0, ptr %result
+  {loads}
   %code = call i32 @"{compiled}"(ptr %result, ptr %error, {arguments})
   {report}
   %value = load i64, ptr %result
@@ -29,10 +30,11 @@ define i64 @{name}({parameters}) {{
 def compile_kernel(
     function: Callable[..., Any], parameters: int, rewrites: frozenset[str], name: str, takes_table: bool, checked: bool
 ) -> bytes:
-    """The object file of a kernel for this processor, with an entry `name` that takes and returns int64 numbers.
+    """The object file of a kernel for this processor, with an entry `name` (arguments, status) -> int64.
 
-    parameters: how many it has. takes_table: the only one is the address of an array of int64. checked: the entry takes
-    the address of an int32 as another argument, which it sets to a value besides 0 where the kernel raises an error.
+    parameters: how many the kernel has; the entry takes the address of as many int64 numbers. takes_table: the kernel
+    has one parameter, which is that address. checked: the entry sets the int32 at the address `status` to a value
+    besides 0 where the kernel raises an error; without it, it ignores `status`.
 
     Raises `TypeError` where the kernel returns anything but int64 or None.
     """
@@ -42,19 +44,30 @@ def compile_kernel(
     (compiled,) = dispatcher.overloads.values()
     if compiled.signature.return_type not in (types.int64, types.none):
         raise TypeError(f"{function.__name__} returns {compiled.signature.return_type}, not int64 or None")
-    entry = _entry(compiled.fndesc.llvm_func_name, parameters, name, takes_table, checked)
-    return _target_machine().emit_object(binding.parse_assembly(dispatcher.inspect_llvm(signature) + entry))
-
-
-def _entry(compiled: str, parameters: int, name: str, takes_table: bool, checked: bool) -> str:
-    arguments = [f"{'ptr' if takes_table else 'i64'} %argument{i}" for i in range(parameters)]
-    return ENTRY.format(
+    arguments = ["ptr %arguments"] if takes_table else [f"i64 %argument{i}" for i in range(parameters)]
+    entry = ENTRY.format(
         name=name,
-        compiled=compiled,
-        parameters=", ".join([*arguments, *(["ptr %status"] if checked else [])]),
+        compiled=compiled.fndesc.llvm_func_name,
+        loads="" if takes_table else "\n".join(map(_load, range(parameters))),
         arguments=", ".join(arguments),
         report="store i32 %code, ptr %status" if checked else "",
     )
+    module = binding.parse_assembly(dispatcher.inspect_llvm(signature) + entry)
+    _hide_all_but(name, module)
+    return _target_machine().emit_object(module)
+
+
+def _hide_all_but(name: str, module: binding.ModuleRef) -> None:
+    """Keep other symbols out of the library: numba gives them names that differ from process to process."""
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name != name:
+            value.linkage = "internal"
+
+
+def _load(i: int) -> str:
+    """The instructions that load argument i."""
+    address = f"%address{i} = getelementptr i64, ptr %arguments, i64 {i}"
+    return f"{address}\n  %argument{i} = load i64, ptr %address{i}, align 1"
 
 
 def _dispatcher(function: Callable[..., Any], rewrites: frozenset[str]) -> Any:

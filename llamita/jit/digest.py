@@ -63,7 +63,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _bytecode(code: CodeType) -> Iterator[str]:
     """What a code object computes, without its file, its line numbers and the addresses of nested code objects."""
-    constants = [value for value in code.co_consts if not isinstance(value, CodeType)]
+    constants = [value for value in code.co_consts if not isinstance(value, CodeType | str)]  # strings are docstrings
     yield f"{code.co_code.hex()} {constants!r} {code.co_names} {code.co_varnames} {code.co_freevars}"
     for value in code.co_consts:
         if isinstance(value, CodeType):

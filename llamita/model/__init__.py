@@ -4,8 +4,8 @@ from llamita.config import ModelConfig
 from llamita.model.attention import Attention
 from llamita.model.cache import KVCache
 from llamita.model.feed_forward import FeedForward, SwiGLU
-from llamita.model.llama import Block, Llama, PostNormBlock
 from llamita.model.linear import Linear
+from llamita.model.llama import Block, Llama, PostNormBlock
 from llamita.model.loss import LMHead
 from llamita.model.norm import LayerNorm, RMSNorm
 from llamita.model.positions import LearnedPositions, RotaryEmbedding

@@ -17,9 +17,9 @@ from llamita.model.cache import NO_CACHE, KVCache, LayerCache, NoCache
 from llamita.model.feed_forward import choose_feed_forward
 from llamita.model.init import initialize, let_heads_copy
 from llamita.model.loss import LMHead
-from llamita.ops import Reduction
 from llamita.model.norm import choose_norm
 from llamita.model.positions import Rotation, choose_embedding, choose_rotation
+from llamita.ops import Reduction
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from llamita.ops.backend import autocast_dtype
@@ -21,7 +21,7 @@ CHUNK = 1024  # tokens whose logits exist at once
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias: x (..., in), weight (out, in), bias (out,) -> (..., out)."""
-    return F.linear(x, weight, bias)
+    return functional.linear(x, weight, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, keep_dtype: bool = False) -> Tensor:
@@ -38,7 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, keep_dtype: bool = False) ->
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, keep_dtype: bool = False) -> Tensor:
     """(x - mean(x)) / sqrt(var(x) + eps) · weight + bias over the last dimension (Ba et al., 2016); shapes as
     `rms_norm`."""
-    normed = F.layer_norm(x.float(), weight.shape, eps=eps)
+    normed = functional.layer_norm(x.float(), weight.shape, eps=eps)
     return _for_products(normed.to(x.dtype) * weight + bias, keep_dtype)
 
 
@@ -58,7 +58,7 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up, where silu(x) = x / (1 + e^-x) (Shazeer, 2020); gate and up have one shape."""
-    return F.silu(gate) * up
+    return functional.silu(gate) * up
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,9 +91,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Reduction = "mean"
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """`cross_entropy(hidden · weightᵀ, targets, "sum")`: hidden (tokens, in), weight (vocab_size, in), targets (tokens,).
+    """`cross_entropy(hidden · weightᵀ, targets, "sum")` -> () fp32.
 
-    -> () fp32. The logits of a chunk of tokens are made at a time, and again in the backward pass.
+    hidden (tokens, in), weight (vocab_size, in), targets (tokens,). The logits of a chunk of tokens are made at a time,
+    and again in the backward pass.
     """
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for first in range(0, len(hidden), CHUNK):
@@ -109,7 +110,7 @@ def _summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
 
 def _for_products(x: Tensor, keep_dtype: bool) -> Tensor:

@@ -8,5 +8,5 @@ from llamita.ops.cpu import chunks
 
 
 def use_fused_kernel(tensors: Iterable[Tensor]) -> bool:
-    """Whether a fused kernel computes on all of these: contiguous fp32 tensors on the CPU, and not `--kernels plain`."""
+    """Whether a fused kernel computes on all of these: contiguous fp32 on the CPU, and not `--kernels plain`."""
     return chunks.fits(*tensors)

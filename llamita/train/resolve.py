@@ -2,7 +2,7 @@
 
 import math
 
-from llamita.config import RunConfig, default_learning_rate, replace
+from llamita.config import RunConfig, replace
 from llamita.data import Dataset, note_on_documents, note_on_vocabulary, open_dataset
 from llamita.errors import UserError
 from llamita.parallel import Processes
@@ -22,7 +22,10 @@ def open_data(config: RunConfig, processes: Processes, display: Display) -> Data
 
 
 def resolve(config: RunConfig, data: Dataset) -> RunConfig:
-    """`config` with what only data and other settings can tell: vocabulary, first weights, steps, learning rate."""
+    """`config` with what only data and other settings can tell: vocabulary, first weights, steps.
+
+    Knowing how heads begin, `replace` derives the learning rate where it is not asked for.
+    """
     steps = config.training.max_steps
     if not steps and config.training.epochs:
         steps = math.ceil(config.training.epochs * len(data.train) / config.training.sequences_per_update)
@@ -33,7 +36,6 @@ def resolve(config: RunConfig, data: Dataset) -> RunConfig:
         head_init=head_init,
         max_steps=steps or DEFAULT_STEPS,
         epochs=0.0,
-        learning_rate=config.optimizer.learning_rate or default_learning_rate(config.model.hidden_size, head_init),
     )
 
 

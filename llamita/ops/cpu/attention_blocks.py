@@ -144,8 +144,8 @@ class _Blocks:
     def _copy(
         self, body: Body, rows: int, packed: Tensor, x: Tensor, group: slice, positions: slice, *more: Tensor | int
     ) -> None:
-        """Copy vectors between `packed` (heads, positions, head_dim) and x (batch, heads, seq, head_dim), where x may have
-        fewer heads."""
+        """Copy vectors between `packed` (heads, positions, head_dim) and x (batch, heads, seq, head_dim), which may
+        have fewer heads."""
         groups = self.num_heads // x.shape[1]
         where = group.start, positions.start, _length(positions), self.num_heads, groups, self.head_dim, *x.stride()[:3]
         run(body, rows, 1, packed, x, *where, *more)
@@ -167,7 +167,9 @@ def _of_head(logsumexp: Tensor, head: int, start: int) -> Tensor:
     return logsumexp.view(-1)[head * logsumexp.shape[2] + start :]
 
 
-def _backward_rows(probabilities: Tensor, d_scores: Tensor, logsumexp: Tensor, head: int, start: int, head_dim: int) -> None:
+def _backward_rows(
+    probabilities: Tensor, d_scores: Tensor, logsumexp: Tensor, head: int, start: int, head_dim: int
+) -> None:
     """S -> P and dP -> dS, each in place."""
     heads, queries, keys = probabilities.shape
     own, sizes = _of_head(logsumexp, head, start), (queries, keys, start, logsumexp.shape[2])

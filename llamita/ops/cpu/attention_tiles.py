@@ -38,8 +38,8 @@ from llamita.jit.numbers import (
     take_rows,
     uint32s,
 )
-from llamita.jit.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows, up_to
 from llamita.jit.pool import FIRST_ARGUMENT, ROWS
+from llamita.jit.tiles import LANES, WIDTH, has_bf16_products, multiply, pack_columns, pack_rows, up_to
 from llamita.ops.cpu.launch import run
 from llamita.ops.cpu.scratch import scratch
 

@@ -61,7 +61,8 @@ class _Rotation(torch.autograd.Function):
         cos, sin, positions = ctx.saved_tensors
         (grad,) = grad_outputs
         batch, heads, seq, head_dim = grad.shape
-        back = torch.empty(batch, seq, heads, head_dim, dtype=grad.dtype).transpose(1, 2)  # the layout of the linear layer
+        # In the layout of the linear layer before it.
+        back = torch.empty(batch, seq, heads, head_dim, dtype=grad.dtype).transpose(1, 2)
         _rotate_heads(grad if grad.stride(-1) == 1 else grad.contiguous(), back, cos, sin, positions, -1)
         return back, None, None, None
 
