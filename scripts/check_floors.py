@@ -15,7 +15,7 @@ FLOORS = (
     "errors", "checks", "randomness", "files", "targets", "config_file", "presets", "model_config", "config",
     "jit", "tokenizer", "corpus", "data", "ops", "model", "optim", "parallel", "runtime", "generate", "evaluate",
     "planning", "train",
-    "bench", "experiments", "serve", "interop", "cli", "__main__",
+    "experiments", "serve", "interop", "cli", "__main__",
 )  # fmt: skip
 """From the ground upwards in the order of use: each may import from those before it."""
 
