@@ -11,8 +11,8 @@ from llamita.jit.machine_code import Body
 from llamita.jit.numbers import bf16s, fp32s, narrow
 from llamita.jit.pool import FIRST_ARGUMENT
 from llamita.jit.tiles import multiply, pack_columns, pack_rows
-from llamita.ops.cpu import attention_in_blocks, attention_in_tiles
-from llamita.ops.cpu.attention import blocked_attention, sizes_of_blocks
+from llamita.ops.cpu import attention_blocks, attention_tiles
+from llamita.ops.cpu.attention import attention
 from llamita.ops.cpu.launch import run
 
 A = FIRST_ARGUMENT
@@ -90,7 +90,8 @@ def test_columns_that_are_rows_in_memory_are_packed_up_to_a_full_tile(shape):
 
 
 def test_a_processor_without_the_instructions_multiplies_by_torch(monkeypatch):
-    monkeypatch.setattr(attention_in_tiles, "has_bf16_products", lambda: False)
-    inputs = [drawn(1, 2, 300, 16, seed=seed) for seed in range(3)]
-    assert torch.equal(blocked_attention(*inputs), blocked_attention(*inputs, attention_in_blocks.QUERIES))
-    assert sizes_of_blocks(*inputs) == [128, 256]
+    monkeypatch.setattr(attention_tiles, "has_bf16_products", lambda: False)
+    q, k, v = (drawn(1, 2, 300, 16, seed=seed) for seed in range(3))
+    expected, logsumexp = torch.empty_like(q), torch.empty(q.shape[:3])
+    attention_blocks.forward(q, k, v, expected, logsumexp)
+    assert torch.equal(attention(q, k, v), expected)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -14,7 +15,7 @@ from llamita.jit.machine_code import Body
 from llamita.jit.pool import as_int64
 
 
-def run(body: Body, rows: int, at_once: int, *arguments: Tensor | int | float) -> None:
+def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | int | float) -> None:
     """Run a kernel over `rows` rows on torch's threads, each of which takes `at_once` rows at a time.
 
     `arguments` become int64 numbers in the kernel's table, from `FIRST_ARGUMENT` on: tensors and arrays the addresses
