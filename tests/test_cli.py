@@ -47,7 +47,7 @@ def configuration(monkeypatch, *words) -> RunConfig:
     """The configuration that `llamita train` would train."""
     taken = []
 
-    def take(config):
+    def take(config, **_):
         taken.append(config)
         raise SystemExit(0)
 

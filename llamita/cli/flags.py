@@ -19,7 +19,6 @@ from llamita.config import (
     Tables,
     TrainingConfig,
     beneath,
-    is_of_a_run,
     note_on_retired,
     settings_asked_for,
 )
@@ -91,10 +90,7 @@ def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentColl
     """Give a flag that is not on the command line its value from the file of --config, or else from the --preset."""
     _refuse_fractions(arguments)
     if path := _named(arguments, "--config"):
-        settings = settings_asked_for(path, _print_note)
-        if is_of_a_run(path):  # what `auto` chose there is asked for again
-            settings["run"] = {**settings.get("run", {}), "choices_of": path}
-        _fill(settings, path, app, commands, arguments)
+        _fill(settings_asked_for(path, _print_note), path, app, commands, arguments)
     if name := _named(arguments, "--preset"):
         _fill(settings_asked_for(preset_path(name)), f"preset {name}", app, commands, arguments)
 

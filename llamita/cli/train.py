@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamita.cli.flags import DataFlags, ExecutionFlags, ModelFlags, OptimizerFlags, TrainingFlags
-from llamita.config import DataConfig, ExecutionConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+from llamita.config import (
+    DataConfig,
+    ExecutionConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+    is_of_a_run,
+)
 
 if TYPE_CHECKING:
     from llamita.train import RunDirectory
@@ -28,13 +36,15 @@ def train(
     preset: str
         A named configuration, of those that `llamita presets` lists. --config and flags win over it.
     config: Path
-        A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags win over it.
+        A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags win over it. That of a run
+        repeats the run: what `auto` chose there is chosen again, where model shape and processor are the same.
     """
     from llamita.parallel import is_main_process
     from llamita.train import RunDirectory
     from llamita.train import train as train_run
 
-    path = train_run(RunConfig(model, data, optimizer, training, run))
+    repeated = config if config and is_of_a_run(config) else None
+    path = train_run(RunConfig(model, data, optimizer, training, run), repeated=repeated)
     if is_main_process():
         _conclude(RunDirectory(path))
 

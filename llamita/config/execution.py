@@ -8,7 +8,7 @@ from llamita.errors import UserError
 
 MOST_THREADS = 1024
 
-ONE_START = "extend", "new", "allow_changed_code", "choices_of"
+ONE_START = "extend", "new", "allow_changed_code"
 """Settings that a start has and its run has not: they are not kept in config.toml."""
 
 Interval = int | Literal["epoch"]
@@ -30,9 +30,6 @@ class ExecutionConfig:
     same command resumes that one."""
     allow_changed_code: bool = False
     """Resume a run although the code that computes it has changed; config.toml notes where."""
-    choices_of: str = ""
-    """The config.toml of a run whose choices for `auto` are taken again where model shape and processor are the same;
-    `--config` sets it when it names one. Empty: every `auto` is chosen anew."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

@@ -40,33 +40,34 @@ from llamita.train.steps import (
 )
 
 
-def train(config: RunConfig, display: Display | None = None) -> Path:
+def train(config: RunConfig, display: Display | None = None, *, repeated: str | Path | None = None) -> Path:
     """Train the run that `config` describes, from its beginning or from where it stopped -> its directory.
 
     Killed at any moment and called again, it ends with the same weights and logged losses, bit for bit (same machine,
     threads and versions). Raises `UserError` for what a person has to mend, and, after Ctrl-C or SIGTERM,
     `KeyboardInterrupt` or `SystemExit` once the step is finished and saved. With a `world_size` above 1, other
-    processes do it, and this one waits for them.
+    processes do it, and this one waits for them. `repeated`: the config.toml of a run; what `auto` chose there is
+    chosen again, where model shape and processor are the same.
     """
     with closing(display or Display()) as display:  # also after an error or Ctrl-C: a bar hides the cursor
         started = started_processes()
         if started is None and config.run.world_size > 1:
-            return _train_in_processes(config, display)
+            return _train_in_processes(config, display, repeated)
         if config.run.world_size not in (0, started or 1):
             raise UserError(
                 f"--world_size is {config.run.world_size}, but {started} processes were started: leave it out"
             )
-        with processes_from_environment() as processes, open_run(config, processes, display) as run:
+        with processes_from_environment() as processes, open_run(config, processes, display, repeated) as run:
             if run.state.step < run.config.training.max_steps:
                 announce(run)
             _train(run)
             return run.directory.path
 
 
-def _train_in_processes(config: RunConfig, display: Display) -> Path:
+def _train_in_processes(config: RunConfig, display: Display, repeated: str | Path | None) -> Path:
     require_enough_sequences(config, config.run.world_size)  # before they are all started
     require_places(config.run.device, config.run.world_size)
-    task = {"config": config.tables(), "quiet": display.console.quiet}
+    task = {"config": config.tables(), "quiet": display.console.quiet, "repeated": repeated and str(repeated)}
     with stop_request() as stop:
         path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.received)
         if path is None:

@@ -12,7 +12,7 @@ from llamita.train.loop import train
 
 def work(task: Mapping[str, Any]) -> str:
     """Train as every process does -> the run's directory."""
-    return str(train(RunConfig.from_tables(task["config"]), Display(quiet=task["quiet"])))
+    return str(train(RunConfig.from_tables(task["config"]), Display(quiet=task["quiet"]), repeated=task["repeated"]))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ CHOICES = "device", "precision", "threads", "kernels", "compile", "micro_batch_s
 """Facts that say how a run rounds. Where a setting is not `auto`, it wins over the fact."""
 
 
-def choices_to_repeat(config: RunConfig, display: Display) -> dict[str, Any]:
-    """What `auto` chose in the run whose config.toml `config.run.choices_of` names; empty where that does not fit here.
+def choices_to_repeat(config: RunConfig, file: str | Path | None, display: Display) -> dict[str, Any]:
+    """What `auto` chose in the run whose config.toml is `file`; empty without a file, or where that does not fit here.
 
     It fits where the model has the same shape and the processor is of the same kind. `display` says what is chosen
     anew, and why. Raises `UserError` where the file cannot be read.
     """
-    file = config.run.choices_of
-    if not file:
+    if file is None:
         return {}
     facts = read_toml(file).get("facts", {})
     if difference := code_difference(facts):
@@ -31,7 +30,7 @@ def choices_to_repeat(config: RunConfig, display: Display) -> dict[str, Any]:
     return {name: facts[name] for name in CHOICES if name in facts}
 
 
-def _misfit(config: RunConfig, facts: Mapping[str, Any], file: str) -> str | None:
+def _misfit(config: RunConfig, facts: Mapping[str, Any], file: str | Path) -> str | None:
     """Why the choices of the run in `file` do not fit here; None where they do."""
     if RunConfig.from_toml(file).model != config.model:
         return "the model has another shape"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -24,9 +25,12 @@ from llamita.train.resume import resume
 
 
 @contextmanager
-def open_run(config: RunConfig, processes: Processes, display: Display) -> Iterator[Run]:
+def open_run(
+    config: RunConfig, processes: Processes, display: Display, repeated: str | Path | None = None
+) -> Iterator[Run]:
     """The run that `config` describes, from its beginning or from its newest good checkpoint; locked while it is open.
 
+    One that begins chooses again what `auto` chose in the run whose config.toml `repeated` names.
     Raises `UserError` where the directory holds a run of another identity or of other code, or another process trains
     there.
     """
@@ -40,7 +44,7 @@ def open_run(config: RunConfig, processes: Processes, display: Display) -> Itera
     with directory.lock() if processes.is_main else nullcontext():
         before = facts_before(directory, running_code())
         processes.wait()  # nobody writes before all have read
-        known = before or choices_to_repeat(config, display)
+        known = before or choices_to_repeat(config, repeated, display)
         hardware = choose_hardware(with_choices_of(known, config, processes).run, processes, config.model)
         require_memory_for_weights(config, hardware.device, processes.local_world_size)
         choices = choose_steps(config, hardware, processes, known)
