@@ -20,7 +20,7 @@ from llamita.files import default_cache
 fixtures = (cache,)
 ROOT = Path(__file__).resolve().parents[1]
 WINDOWS = Path(__file__).parent / "windows"  # what makes a Python process obey the rules of Windows
-FILES = sorted(file for file in (ROOT / "llamita").rglob("*.py") if "bench" not in file.parts)
+FILES = sorted((ROOT / "llamita").rglob("*.py"))
 COMPILED = str(default_cache())  # shared by all tests, as each would compile for seconds
 OF_ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "select", "msvcrt", "winreg", "_winapi"}
 COMMANDS = """
