@@ -7,8 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from llamita import ops
 from llamita.model import Llama, LMHead, ModelConfig, cross_entropy
-from llamita.ops import chunked_loss, cpu
+from llamita.ops import chunked_loss, cpu, reference
 
 REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -89,15 +90,21 @@ def test_a_mean_over_no_target_is_nan_as_torchs_is():
 # The head
 
 
+BACKENDS = pytest.mark.parametrize("backend", ["native", "plain"])
+
+
+@BACKENDS
 @REDUCTIONS
 @pytest.mark.parametrize("tokens", [1, 511, 512, 513, 1100])
-def test_the_head_equals_linear_and_torchs_cross_entropy(reduction, tokens):
+def test_the_head_equals_linear_and_torchs_cross_entropy(reduction, tokens, backend):
     torch.manual_seed(tokens)
     head = LMHead(12, 40)
     torch.nn.init.normal_(head.weight)
     hidden, targets = torch.randn(1, tokens, 12, requires_grad=True), drawn_targets(40, 1, tokens)
     targets[0, 0] = 1
-    loss, expected = head(hidden, targets, reduction), expected_loss(hidden @ head.weight.T, targets, reduction)
+    with ops.backend(backend):
+        loss = head(hidden, targets, reduction)
+    expected = expected_loss(hidden @ head.weight.T, targets, reduction)
     torch.testing.assert_close(loss, expected)
     weights = torch.rand(1, tokens) if reduction == "none" else torch.tensor(0.7)
     gradients = [torch.autograd.grad((nats * weights).sum(), [hidden, head.weight]) for nats in (loss, expected)]
@@ -105,9 +112,11 @@ def test_the_head_equals_linear_and_torchs_cross_entropy(reduction, tokens):
         assert (mine - theirs).norm() < 1e-5 * theirs.norm()
 
 
-def test_the_head_never_holds_the_logits_of_all_tokens():
+@BACKENDS
+def test_the_head_never_holds_the_logits_of_all_tokens(backend):
     """The largest tensor that the loss makes is one chunk of logits, forward and backward."""
-    tokens, vocab_size = 4 * chunked_loss.CHUNK, 300
+    chunk = {"native": chunked_loss, "plain": reference}[backend].CHUNK
+    tokens, vocab_size = 4 * chunk, 300
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -119,17 +128,18 @@ def test_the_head_never_holds_the_logits_of_all_tokens():
 
     head, hidden = LMHead(4, vocab_size), torch.randn(1, tokens, 4, requires_grad=True)
     torch.nn.init.normal_(head.weight)
-    with Watch():
+    with ops.backend(backend), Watch():
         head(hidden, torch.randint(vocab_size, (1, tokens))).backward()
-    assert largest == chunked_loss.CHUNK * vocab_size
+    assert largest == chunk * vocab_size
 
 
-@pytest.mark.parametrize(
-    "kernel", [chunked_loss.linear_cross_entropy, cpu.cross_entropy.linear_cross_entropy], ids=["chunked", "fused"]
-)
-def test_without_gradients_the_head_multiplies_only_what_makes_the_logits(kernel):
+KERNELS = {"chunked": chunked_loss.linear_cross_entropy, "fused": cpu.cross_entropy.linear_cross_entropy}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_without_gradients_the_head_multiplies_only_what_makes_the_logits(name):
     """An evaluation that makes gradients to forget them takes three times as long."""
-    dtype = torch.bfloat16 if kernel is cpu.cross_entropy.linear_cross_entropy else torch.float32
+    kernel, dtype = KERNELS[name], torch.bfloat16 if name == "fused" else torch.float32
     hidden, head, targets = torch.randn(700, 16, dtype=dtype), LMHead(16, 40), drawn_targets(40, 700)
     torch.nn.init.normal_(head.weight)
     with torch.no_grad(), FlopCounterMode(display=False) as evaluating:
