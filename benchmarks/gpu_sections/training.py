@@ -22,9 +22,9 @@ def run(setting: Setting) -> Section:
     problems = [f"{precision} {problem}" for precision, found in rows.items() if (problem := problem_of(found))]
     lines = [header(("precision", "steps", "first validation loss", "last validation loss", "last train loss"))]
     for precision, found in rows.items():
-        scored = [row["val_loss"] for row in found if row.get("val_loss") is not None]
-        losses = (scored[0], scored[-1], found[-1]["train_loss"])
-        lines.append(line([precision, str(found[-1]["step"]), *(f"{loss:.4f}" for loss in losses)]))
+        scored, trained = (values(found, name) for name in ("val_loss", "train_loss"))
+        losses = [f"{loss:.4f}" for loss in (scored[0], scored[-1], trained[-1])]
+        lines.append(line([precision, str(found[-1]["step"]), *losses]))
     return Section.judged(problems, "learns in bf16 and fp16", lines, {"metrics": rows})
 
 
@@ -51,10 +51,14 @@ def _losses(setting: Setting, text: Path, precision: str) -> list[dict[str, Any]
     return [json.loads(row) for row in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def values(rows: list[dict[str, Any]], name: str) -> list[float]:
+    """The numbers of that name, of the rows that have one."""
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
 def problem_of(rows: list[dict[str, Any]]) -> str:
     """What is wrong with the losses of a run; empty if nothing is."""
-    losses = [row[name] for row in rows for name in ("train_loss", "val_loss") if row.get(name) is not None]
-    scored = [row["val_loss"] for row in rows if row.get("val_loss") is not None]
-    if not all(map(math.isfinite, losses)):
+    scored, trained = values(rows, "val_loss"), values(rows, "train_loss")
+    if not all(map(math.isfinite, scored + trained)):
         return "has losses that are NaN or infinite"
     return "" if scored[-1] < scored[0] else f"does not learn: validation loss {scored[0]:.4f}, then {scored[-1]:.4f}"
