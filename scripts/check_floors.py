@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOORS = (
-    "errors", "checks", "randomness", "files", "targets", "config_file", "presets", "model_config", "config",
+    "errors", "randomness", "files", "code_digest", "file_lock", "console", "targets", "presets", "config",
     "jit", "tokenizer", "corpus", "data", "ops", "model", "optim", "parallel", "runtime", "generate", "evaluate",
     "planning", "train",
     "experiments", "serve", "interop", "cli", "__main__",

@@ -13,13 +13,15 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+import llamita.train.loop
 from llamita.cli.main import main
 from llamita.config import RunConfig, field_tables
 
@@ -193,11 +195,38 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in CLOCK} for row in parsed]
 
 
+def training_rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that training steps wrote."""
+    return [row for row in rows(run) if row["train_loss"] is not None]
+
+
+def evaluation_rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that evaluations wrote."""
+    return [row for row in rows(run) if row["val_loss"] is not None]
+
+
+def spy_on_gradients(patch: pytest.MonkeyPatch) -> list[list[Tensor]]:
+    """From now on, the gradients of every update before clipping, in the order of the model's parameters."""
+    seen: list[list[Tensor]] = []
+    clip = llamita.train.loop.clip_grad_norm_
+
+    def spy(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+        parameters = list(parameters)
+        seen.append([p.grad.clone() for p in parameters if p.grad is not None])
+        return clip(parameters, max_norm)
+
+    patch.setattr(llamita.train.loop, "clip_grad_norm_", spy)
+    return seen
+
+
 def outcome(run: Path) -> dict[str, Any]:
     """All that must not depend on how often a run was disturbed."""
     tensors = {str(file.relative_to(run)): digest(file) for file in sorted(run.glob("step_*/*.safetensors"))}
     samples = run / "samples.jsonl"
-    return {"metrics": rows(run), "samples": samples.read_bytes() if samples.exists() else None, "tensors": tensors}
+    best = json.loads((run / "best.json").read_text())
+    del best["manifest_sha256"]  # of a manifest with the lengths of logs, and so of what the clock says
+    logged = {"metrics": rows(run), "samples": samples.read_bytes() if samples.exists() else None}
+    return {**logged, "tensors": tensors, "best": best}
 
 
 def last_checkpoint(run: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,13 +18,16 @@ from runs import (
     command,
     digest,
     ended,
+    evaluation_rows,
     flip,
     kill_at_file_operation,
     refusal,
     rows,
     start,
     text,
+    tiny_config,
     train_words,
+    training_rows,
     tree,
 )
 from safetensors.torch import load_file
@@ -33,8 +37,10 @@ from llamita.config import ModelConfig
 from llamita.errors import UserError
 from llamita.model import Llama
 from llamita.optim import AdamW
+from llamita.parallel import Processes
 from llamita.tokenizer import CharTokenizer
-from llamita.train import RunDirectory, find_checkpoint, load_checkpoint, load_run, save_checkpoint
+from llamita.train import Display, RunDirectory, find_checkpoint, load_checkpoint, load_run, save_checkpoint
+from llamita.train.run import open_run
 
 fixtures = (cache, text)
 FILES = ("model.safetensors", "optimizer.safetensors", "manifest.json")
@@ -270,7 +276,7 @@ def test_a_full_disk_is_one_line_and_leaves_older_checkpoints_and_logs_as_they_w
     assert rows(run)[: len(logged)] == logged
     assert not list(run.glob(".step_*"))
     assert ended(start(longer, tmp_path)) == 0
-    assert [row["step"] for row in rows(run)] == list(range(21))
+    assert [row["step"] for row in training_rows(run)] == list(range(1, 21))
 
 
 @pytest.mark.parametrize("limit", [100, 600])
@@ -301,7 +307,7 @@ def run(text, tmp_path) -> Path:
 
 
 def test_a_run_means_its_best_checkpoint_and_latest_best_and_step_name_one(run):
-    steps = {row["step"]: row["val_loss"] for row in rows(run) if row["val_loss"] is not None}
+    steps = {row["step"]: row["val_loss"] for row in evaluation_rows(run)}
     best = run / f"step_{min(steps, key=lambda step: steps[step]):08d}"
     assert find_checkpoint(run) == find_checkpoint(run / "best") == best
     assert find_checkpoint(run / "latest") == run / "step_00000012"
@@ -399,11 +405,61 @@ def test_the_best_is_kept_also_when_it_is_older(text, tmp_path):
     run = tmp_path / "run"
     worse = {"learning_rate": 3.0, "warmup_steps": 20, "max_steps": 24, "eval_every": 2, "grad_clip": 0}
     assert command(*train_words(text, run, **worse)) == 0
-    steps = {row["step"]: row["val_loss"] for row in rows(run) if row["val_loss"] is not None and row["step"]}
+    steps = {row["step"]: row["val_loss"] for row in evaluation_rows(run) if row["step"]}
     best = min(steps, key=lambda step: steps[step])
     assert best < 16
     assert find_checkpoint(run) == run / f"step_{best:08d}"
     assert find_checkpoint(run / "latest") == run / "step_00000024"
+
+
+def change_mark(run: Path, **values) -> None:
+    mark = json.loads((run / "best.json").read_text())
+    (run / "best.json").write_text(json.dumps({**mark, **values}))
+
+
+def test_the_best_is_marked_with_the_digest_of_its_manifest(run):
+    losses = {row["val_loss"]: row["step"] for row in evaluation_rows(run) if row["step"]}
+    mark = json.loads((run / "best.json").read_text())
+    assert (mark["val_loss"], mark["step"]) == (min(losses), losses[min(losses)])
+    assert mark["manifest_sha256"] == digest(run / f"step_{mark['step']:08d}" / "manifest.json")
+
+
+def marked_older(run: Path) -> Path:
+    """Let the mark name step 8, which is not the newest -> its checkpoint."""
+    change_mark(run, step=8, manifest_sha256=digest(run / "step_00000008" / "manifest.json"))
+    return run / "step_00000008"
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [{"step": 16}, {"manifest_sha256": "0" * 64}, {"step": "x"}, {"val_loss": None}],
+    ids=["beyond the newest", "of a checkpoint written anew", "no step", "no loss"],
+)
+def test_a_mark_that_does_not_hold_is_ignored(run, mark):
+    older = marked_older(run)
+    assert find_checkpoint(run) == older
+    change_mark(run, **mark)
+    assert find_checkpoint(run) == run / "step_00000012"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\x00"])
+def test_a_damaged_mark_is_ignored_and_written_anew_when_the_run_goes_on(run, text, content):
+    mark = (run / "best.json").read_bytes()
+    (run / "best.json").write_text(content)
+    assert find_checkpoint(run) == run / "step_00000012"
+    assert command(*train_words(text, run)) == 0
+    assert (run / "best.json").read_bytes() == mark
+
+
+def test_a_mark_from_beyond_the_resumed_step_gives_way_to_the_best_up_to_there(text, tmp_path):
+    assert command(*train_words(text, tmp_path / "run", keep_last=0)) == 0
+    run = tmp_path / "run"
+    flip(run / "step_00000012" / "model.safetensors")
+    assert json.loads((run / "best.json").read_text())["step"] == 12
+    shutil.rmtree(run / "step_00000004")  # not the best either
+    with open_run(tiny_config(text, output_dir=str(run)), Processes(), Display(quiet=True)) as opened:
+        assert (opened.state.step, opened.state.best_step) == (8, 8)
+    assert json.loads((run / "best.json").read_text())["step"] == 8
 
 
 def test_a_tokenizer_swapped_for_another_is_refused(run, capsys):

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import inspect
 import subprocess
 import sys
 import typing
@@ -12,7 +11,6 @@ import pytest
 import tomli_w
 
 import llamita.config
-import llamita.model_config
 from llamita.config import (
     ALIASES,
     DataConfig,
@@ -50,7 +48,7 @@ def mistake(make, *arguments, **named) -> str:
 def other_value(name: str, value: object) -> object:
     """A valid value of the field that differs from `value`, the default."""
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
-               "precision": "fp32", "kernels": "plain", "compile": "on", "attention_block": 64, "head_block": 256,
+               "precision": "fp32", "kernels": "plain", "compile": "on",
                "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
                "eval_sequences": 9, "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
                "norm_position": "post", "position": "learned", "mlp": "gelu", "rope_scaling_factor": 8.0}  # fmt: skip
@@ -283,9 +281,12 @@ def test_field_names_are_unique_over_all_tables_and_aliases_are_none_of_them():
 
 
 def test_every_field_has_its_docstring():
-    modules = [ast.parse(inspect.getsource(module)) for module in (llamita.config, llamita.model_config)]
+    modules = [
+        ast.parse(file.read_text(encoding="utf-8")) for file in Path(llamita.config.__file__).parent.glob("*.py")
+    ]
     classes = [node for module in modules for node in module.body if isinstance(node, ast.ClassDef)]
-    assert {"ModelConfig", "ExecutionConfig"} <= {c.name for c in classes}
+    classes = [node for node in classes if node.name.endswith("Config")]
+    assert {cls.__name__ for cls in TABLES.values()} | {"GenerationConfig"} <= {c.name for c in classes}
     for cls in classes:
         if cls.name == "RunConfig":  # its fields are the tables, whose classes have docstrings
             continue
@@ -301,4 +302,14 @@ def test_heads_that_were_not_given_share_any_even_width_evenly():
         config = ModelConfig(hidden_size=width)
         assert config.num_heads * config.head_dim == width
         assert config.head_dim % 2 == 0
-    assert [ModelConfig(hidden_size=width).num_heads for width in (32, 128, 192, 256, 512)] == [1, 4, 6, 8, 16]
+
+
+def test_heads_that_were_not_given_have_32_elements_wherever_the_width_allows():
+    assert all(ModelConfig(hidden_size=width).head_dim == 32 for width in range(32, 2050, 32))
+    assert [ModelConfig(hidden_size=width).num_heads for width in (32, 128, 160, 192, 512)] == [1, 4, 5, 6, 16]
+    assert [ModelConfig(hidden_size=width).head_dim for width in (48, 80, 100)] == [48, 40, 50]  # 32 divides none
+
+
+def test_the_default_model_has_a_head_dimension_that_other_programs_take():
+    assert ModelConfig().head_dim in (32, 64)
+    assert ModelConfig().num_heads % 2 == 0  # so that num_kv_heads may be 1, half of them, or all

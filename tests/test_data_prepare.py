@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import llamita.data.dataset
 from llamita.config import RunConfig, replace
-from llamita.corpus import DocumentList, TextFiles, join_documents
+from llamita.corpus import DocumentList, Source, TextFiles, join_documents, opening
 from llamita.data import TokenFile, prepare, prepare_data
 from llamita.data.prepare import training_part
 from llamita.errors import UserError
@@ -161,9 +160,9 @@ def test_merges_are_learned_from_the_training_part_alone_and_characters_from_all
 
 
 def test_characters_that_only_a_validation_corpus_has_are_known(tmp_path, monkeypatch):
-    corpora = DocumentList(["ab"], "training"), DocumentList(["xyz"], "validation"), None
-    monkeypatch.setattr(llamita.data.dataset, "_corpora", lambda config: corpora)
-    _, tokenizer, _ = prepare_data(replace(RunConfig(), tokenizer="char", cache_dir=str(tmp_path)))
+    source = Source(DocumentList(["ab"], "training"), DocumentList(["xyz"], "validation"))
+    monkeypatch.setitem(opening.BY_NAME, "letters", lambda options, seed: source)
+    _, tokenizer, _ = prepare_data(replace(RunConfig(), data=("letters",), tokenizer="char", cache_dir=str(tmp_path)))
     assert tokenizer.characters == list("abxyz")
 
 

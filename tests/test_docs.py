@@ -9,7 +9,7 @@ import pytest
 from runs import cache, command
 
 import gpu
-import llamita.data.dataset
+import llamita.corpus.story_corpus
 import tokenizer
 import train
 from llamita.config import ALIASES
@@ -81,8 +81,8 @@ def test_of_other_trainers_names_those_are_marked_that_work_as_flags():
 
 def test_the_python_example_of_the_readme_runs_as_it_stands(monkeypatch, capsys):
     """In an empty folder, with fewer stories and steps and a smaller model: a test has seconds."""
-    monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 60)
-    monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 10)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "TRAINING_STORIES", 60)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "VALIDATION_STORIES", 10)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     smaller = re.sub(r"max_steps=\d+", "max_steps=3, vocab_size=300, hidden_size=16, threads=1", example)

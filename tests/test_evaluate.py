@@ -9,7 +9,7 @@ import torch
 from runs import TINY, cache, command, flags, text, tiny_config, train_words, write_text
 from torch.nn.functional import cross_entropy
 
-import llamita.data.dataset
+import llamita.corpus.story_corpus
 from llamita.config import ModelConfig
 from llamita.data import open_dataset
 from llamita.evaluate import (
@@ -161,8 +161,8 @@ def test_eval_refuses_text_that_has_changed_since(text, tmp_path, capsys):
 
 def test_on_stories_no_model_is_further_below_the_floor_than_chance_allows(tmp_path, monkeypatch):
     """The floor is what the stories' own grammar scores; a model trained for a while stays above it on other ones."""
-    monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 100)
-    monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 20)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "TRAINING_STORIES", 100)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "VALIDATION_STORIES", 20)
     options = {**TINY, "max_seq_len": 512, "tokenizer": "bpe", "vocab_size": 400, "max_steps": 6, "eval_sequences": 0}
     assert command("train", *flags(**options, output_dir="run")) == 0
     model, tokenizer, config = llamita.train.load_run("run")

@@ -238,9 +238,10 @@ def test_only_so_many_documents_are_prepared(text, tmp_path):
 
 
 def test_only_so_many_stories_are_told():
-    prepared, _, floor = prepare_data(replace(RunConfig(), tokenizer="char", max_documents=40))
+    prepared, _, source = prepare_data(replace(RunConfig(), tokenizer="char", max_documents=40))
     assert (prepared.train.part.documents, prepared.validation.part.documents) == (40, 500)
-    assert floor is not None
+    assert source
+    assert source.floor_nats is not None
 
 
 @pytest.mark.parametrize("limit", [2, 10, 50, 1000, 2999, 10**9])

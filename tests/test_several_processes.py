@@ -16,6 +16,7 @@ from runs import (
     command,
     disturb,
     ended,
+    evaluation_rows,
     last_checkpoint,
     outcome,
     refusal,
@@ -23,6 +24,7 @@ from runs import (
     start,
     text,
     train_words,
+    training_rows,
     tree,
     write_text,
 )
@@ -87,7 +89,7 @@ def test_two_processes_learn_in_fifty_steps_what_one_learns(text, tmp_path, opti
     assert ended(start(train_words(text, tmp_path / "one", **options), tmp_path)) == 0
     assert ended(start(train_words(text, tmp_path / "two", world_size=2, **options), tmp_path)) == 0
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
-    assert [row["step"] for row in two] == list(range(51))
+    assert [row["step"] for row in training_rows(tmp_path / "two")] == list(range(1, 51))
     for expected, found in zip(one, two, strict=True):
         assert expected.keys() == found.keys()
         for name in ("train_loss", "val_loss", "bits_per_byte", "lr", "tokens"):
@@ -100,7 +102,8 @@ def test_two_processes_say_and_log_everything_once(finished):
     assert "2 processes, each cpu" in said
     assert all(said.count(f"step {step}: validation loss") == 1 for step in (0, 20, 40, 60))
     assert said.count("training 60/60") == said.count("Try next:") == 1
-    assert [row["step"] for row in rows(run)] == list(range(61))
+    assert [row["step"] for row in training_rows(run)] == list(range(1, 61))
+    assert [row["step"] for row in evaluation_rows(run)] == [0, 20, 40, 60]
     assert (run / "samples.jsonl").read_text().count("\n") == 4
     assert (finished / "err").read_text() == ""
 
@@ -229,8 +232,8 @@ def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(finished, 
     run = shutil.copytree(finished / "run", tmp_path / "run")
     longer = {**TWO, "max_steps": 66, "extend": True, "world_size": 1}
     assert ended(start(train_words(text, run, **longer), tmp_path)) == 0
-    assert "note: world_size was 2, is 1 now: from here on not the same bit for bit" in (tmp_path / "out").read_text()
-    assert [row["step"] for row in rows(run)] == list(range(67))
+    assert "note: world_size was 2, is 1 now: from here on not bitwise reproducible" in (tmp_path / "out").read_text()
+    assert [row["step"] for row in training_rows(run)] == list(range(1, 67))
 
 
 def break_in_one(module: str, rank: str) -> str:

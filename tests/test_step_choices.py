@@ -1,29 +1,31 @@
 """What is decided of a run's steps before the first: micro-batches that fit, compiling, the peak they are held to."""
 
-import dataclasses
 import math
 import shutil
 import subprocess
 import sys
 from dataclasses import replace as changed
+from types import SimpleNamespace
 
 import pytest
 import torch
-from nearness import distance
 from runs import cache as cache
-from runs import command, last_checkpoint, refusal, rows, train_words
+from runs import command, last_checkpoint, outcome, refusal, rows, tiny_config, train_words
 from runs import text as text
 
-from llamita.config import ExecutionConfig
+from llamita.config import ExecutionConfig, replace
 from llamita.errors import UserError
-from llamita.jit.tiles import has_bf16_products
 from llamita.model import Llama, ModelConfig
-from llamita.planning import room
-from llamita.planning.peak import matrix_peak
-from llamita.runtime import blocks, compiling, hardware
-from llamita.runtime.compiling import Compiled, choose_compile
-from llamita.runtime.hardware import Blocks, Hardware, choose_hardware
-from llamita.train import RunDirectory, fit
+from llamita.parallel import Processes
+from llamita.planning import compile_choice, machine_memory, micro_batch, training_memory
+from llamita.planning.compile_choice import choose_compile, expected_flops
+from llamita.planning.micro_batch import choose_micro_batch
+from llamita.planning.peak import peak_flops
+from llamita.planning.plan import FEW, MANY, seconds_of_step
+from llamita.runtime import compiling
+from llamita.runtime.compiling import Compiled
+from llamita.runtime.hardware import Hardware, choose_hardware
+from llamita.train import RunDirectory
 
 GIB = 2**30
 PLAIN = Hardware("cpu", "fp32", 1, "plain")
@@ -31,13 +33,13 @@ NATIVE = Hardware("cpu", "bf16", 1, "native")
 
 
 @pytest.fixture
-def scarce(monkeypatch):
-    """A function (bytes) that makes so much memory free, as far as runs can see."""
+def machine_with(monkeypatch):
+    """A function (bytes) that lets a process plan with so much memory, whatever machine this is."""
 
-    def leave(size: float) -> None:
-        monkeypatch.setattr(fit, "available_memory", lambda device: size)
+    def let(size: float) -> None:
+        monkeypatch.setattr(micro_batch, "memory_limit", lambda device, processes: size)
 
-    return leave
+    return let
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def eager_compiler(monkeypatch):
     """torch.compile without its compiler: traced, but computed by torch's own operations."""
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **options: whole(model, backend="eager", **options))
-    monkeypatch.setattr(compiling, "compile_problem", lambda device: None)
+    monkeypatch.setattr(compile_choice, "compile_problem", lambda device: None)
 
 
 def train(text, path, **options):
@@ -57,70 +59,16 @@ def val_losses(run):
     return [row["val_loss"] for row in rows(run.path) if row["val_loss"] is not None]
 
 
-# --- blocks of the native kernels ---
+# --- fused kernels ---
 
 
-@pytest.fixture
-def blocks_take(monkeypatch):
-    """A function ({block: seconds}) that makes trials of attention take as long as that."""
-    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
-
-    def take(seconds: dict[int, float]) -> None:
-        monkeypatch.setattr(blocks, "_try_attention", lambda model, rows: seconds)
-
-    return take
-
-
-NATIVELY = {"precision": "bf16", "kernels": "native"}
-
-
-def test_blocks_are_tried_written_down_told_and_taken_again(text, tmp_path, blocks_take, capsys):
-    blocks_take({128: 0.020, 256: 0.010})
-    run = train(text, tmp_path / "run", max_steps=4, **NATIVELY)
-    assert run.facts()["attention_block"] == 256
-    assert "attention of 256 queries at once (ms on trial: 128: 20.0, 256: 10.0)" in capsys.readouterr().out
-    blocks_take({128: 0.001, 256: 0.010})
-    again = train(text, tmp_path / "run", max_steps=8, extend=True, **NATIVELY)
-    assert again.facts()["attention_block"] == 256
-    assert "attention of 256 queries at once (as when the run began)" in capsys.readouterr().out
-
-
-def test_blocks_that_are_hardly_faster_are_left(text, tmp_path, blocks_take):
-    blocks_take({128: 0.0100, 256: 0.0096})
-    assert train(text, tmp_path / "run", max_steps=2, **NATIVELY).facts()["attention_block"] == 128
-
-
-def test_blocks_that_are_asked_for_are_taken_and_a_change_is_told(text, tmp_path, blocks_take, capsys):
-    blocks_take({128: 0.01, 256: 0.02})
-    run = train(text, tmp_path / "run", max_steps=4, attention_block=8, head_block=16, **NATIVELY)
-    assert (run.facts()["attention_block"], run.facts()["head_block"]) == (8, 16)
-    capsys.readouterr()
-    train(text, tmp_path / "run", max_steps=8, extend=True, attention_block=4, **NATIVELY)
-    assert "note: attention_block was 8, is 4 now: from here on not the same bit for bit" in capsys.readouterr().out
-
-
-def test_a_run_without_native_kernels_has_no_blocks(text, tmp_path):
-    assert "attention_block" not in train(text, tmp_path / "run", max_steps=2, precision="fp32").facts()
-
-
-def test_what_is_tried_is_what_computes():
-    """On real kernels: the blocks in question, forward and backward, in seconds."""
-    model = ModelConfig(vocab_size=97, hidden_size=64, num_layers=1, num_heads=4, num_kv_heads=2, max_seq_len=160)
-    attention, head = blocks._try_attention(model, 2), blocks._try_head(model, 20)
-    assert list(attention) == ([32, 64, 128, 256] if has_bf16_products() else [128, 256])
-    assert all(value > 0 for value in attention.values())
-    assert list(head) == [(1 << 23) // 97]  # with few tokens there is one slice
-    assert list(blocks._try_head(dataclasses.replace(model, vocab_size=10_000), 20)) == [838, 1024]
-
-
-def test_trials_and_steps_leave_what_torch_does_not_need_out_of_memory():
+def test_steps_leave_what_torch_does_not_need_out_of_memory():
     """sympy and torch's compiler are 100 MB together, and a second or two; so are numba and LLVM."""
     code = (
         f"llvm = {['llvmlite'] if shutil.which('cc') else []}\n"
         "import sys, torch; from llamita.config import ModelConfig; from llamita.model import Llama\n"
-        "from llamita.optim import AdamW; from llamita.runtime import blocks, hardware\n"
+        "from llamita.optim import AdamW; from llamita.runtime import hardware\n"
         "config = ModelConfig(vocab_size=9, hidden_size=64, num_layers=1, num_heads=4, max_seq_len=160)\n"
-        "blocks._try_attention(config, 2), blocks._try_head(config, 2)\n"
         "machine = hardware.Hardware('cpu', 'bf16', 2); model = machine.apply(Llama(config))\n"
         "ids = torch.zeros(1, 160, dtype=torch.int64); optimizer = AdamW(model.parameters())\n"
         "with machine.autocast(): loss = model(ids, ids)\n"
@@ -132,38 +80,39 @@ def test_trials_and_steps_leave_what_torch_does_not_need_out_of_memory():
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize(("attention_block", "head_block"), [(32, 64), (7, 1), (1000, 100_000)])
-def test_a_model_learns_the_same_with_blocks_of_any_size(attention_block, head_block):
-    losses = []
-    ids = torch.randint(97, (3, 150), generator=torch.Generator().manual_seed(0))
-    for chosen in (Blocks(), Blocks(attention_block, head_block)):
-        machine = Hardware("cpu", "bf16", 2, "native", chosen)
-        model = machine.apply(Llama(ModelConfig(vocab_size=97, hidden_size=64, num_layers=2, max_seq_len=160)))
-        with machine.autocast():
-            loss = model(ids, ids)
-        loss.backward()
-        losses.append([loss.detach(), *(weight.grad for weight in model.parameters())])
-    for expected, found in zip(*losses, strict=True):
-        assert distance(found, expected) < 0.02
-
-
 # --- micro-batches ---
 
+LARGE = {"hidden_size": 256, "num_heads": 4, "max_seq_len": 64, "batch_size": 256, "num_layers": 4, "vocab_size": 50}
 
-def test_auto_chooses_a_micro_batch_writes_it_down_and_takes_it_again(text, tmp_path, monkeypatch):
-    seconds = {4: 4.0, 2: 1.0, 1: 0.9}  # two at a time are the fastest
-    monkeypatch.setattr(fit, "micro_batch_seconds", lambda run, rows: seconds[rows])
+
+def memory_of(config, rows) -> int:
+    return training_memory(replace(config, micro_batch_size=rows), PLAIN).peak
+
+
+@pytest.mark.parametrize("rows", [256, 128, 64, 32])
+def test_auto_takes_the_largest_share_that_fits_by_the_estimate(text, machine_with, rows):
+    config = tiny_config(text, **LARGE, micro_batch_size="auto")
+    machine_with(memory_of(config, rows))
+    assert choose_micro_batch(config, PLAIN, Processes())[0] == rows
+
+
+def test_neither_free_memory_nor_the_clock_has_a_say_in_what_auto_takes(text, tmp_path, monkeypatch, capsys):
+    usual = train(text, tmp_path / "usual", micro_batch_size="auto", max_steps=4)
+    assert "warning: training needs" not in capsys.readouterr().out
+    monkeypatch.setattr(micro_batch, "free_memory", lambda device: 1e3)
+    monkeypatch.setattr("time.perf_counter", iter(range(10**6)).__next__)  # every step takes a second
+    full = train(text, tmp_path / "full", micro_batch_size="auto", max_steps=4)
+    assert "warning: training needs about 0.0 GB, and 0.0 GB are free at present" in capsys.readouterr().out
+    assert full.facts() == usual.facts()
+    assert last_checkpoint(full.path) == last_checkpoint(usual.path)
+
+
+def test_what_auto_chose_is_written_down_and_taken_again_on_another_machine(text, tmp_path, machine_with):
     run = train(text, tmp_path / "run", micro_batch_size="auto", max_steps=4)
-    assert run.facts()["micro_batch_size"] == 2
-    seconds[4] = 0.1
+    assert run.facts()["micro_batch_size"] == 4
+    machine_with(memory_of(run.config(), 1))
     again = train(text, tmp_path / "run", micro_batch_size="auto", max_steps=8, extend=True)
-    assert again.facts()["micro_batch_size"] == 2
-    assert train(text, tmp_path / "new", micro_batch_size="auto", max_steps=4).facts()["micro_batch_size"] == 4
-
-
-def test_of_two_equally_fast_micro_batches_the_larger_one_is_taken(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "micro_batch_seconds", lambda run, rows: float(rows))
-    assert train(text, tmp_path / "run", micro_batch_size="auto", max_steps=2).facts()["micro_batch_size"] == 4
+    assert again.facts()["micro_batch_size"] == 4
 
 
 def test_micro_batches_leave_the_update_as_it_is(text, tmp_path):
@@ -174,76 +123,111 @@ def test_micro_batches_leave_the_update_as_it_is(text, tmp_path):
     assert [row["tokens"] for row in rows(cut.path)] == [row["tokens"] for row in rows(whole.path)]
 
 
-def test_a_trial_leaves_no_trace_in_the_run(text, tmp_path):
-    tried = train(text, tmp_path / "tried", micro_batch_size="auto", dropout=0.1)
-    chosen = tried.facts()["micro_batch_size"]
-    told = train(text, tmp_path / "told", micro_batch_size=chosen, dropout=0.1)
-    assert val_losses(tried) == val_losses(told)
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, {"precision": "bf16"}], ids=str)
+def test_a_trial_leaves_no_trace_in_the_run(text, tmp_path, monkeypatch, options):
+    options = {**options, "micro_batch_size": 3, "sample_every": 6}
+    tried = train(text, tmp_path / "tried", **options)
+    monkeypatch.setattr("llamita.train.loop.announce", lambda run: setattr(run, "peak", 1.0))
+    untried = train(text, tmp_path / "untried", **options)
+    assert outcome(tried.path) == outcome(untried.path)
 
 
-def test_a_micro_batch_that_does_not_fit_is_refused_before_step_1_naming_one_that_does(capsys, text, tmp_path, scarce):
-    scarce(0.3e9)
-    shape = {"hidden_size": 256, "max_seq_len": 64, "batch_size": 256, "num_layers": 4}
-    line = refusal(capsys, *train_words(text, tmp_path / "run", **shape))
-    assert "256 sequences x 64 tokens do not fit into memory" in line
+def test_how_often_a_step_is_tried_out_is_decided_for_all_processes_by_the_slowest():
+    """They compute it together: where one did it more often than another, both would wait for ever."""
+    for slowest, times in {0.9: 1 + MANY, 1.1: 1 + FEW}.items():
+        tried: list[int] = []
+        processes = SimpleNamespace(max=lambda seconds, slowest=slowest: slowest)
+        seconds_of_step(lambda tried=tried: tried.append(1), processes)  # pyright: ignore[reportArgumentType]
+        assert len(tried) == times
+
+
+def test_a_micro_batch_that_does_not_fit_is_refused_before_step_1_naming_one_that_does(
+    capsys, text, tmp_path, machine_with
+):
+    machine_with(0.3e9)
+    line = refusal(capsys, *train_words(text, tmp_path / "run", **LARGE))
+    assert "256 sequences x 64 tokens do not fit into memory: they need about" in line
+    assert "and a process may use 0.3 GB here" in line
     smaller = int(line.partition("--micro_batch_size ")[2].split()[0])
-    assert 1 <= smaller < 256
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    scarce(64 * GIB)
-    assert command(*train_words(text, tmp_path / "run", **{**shape, "batch_size": 4, "max_steps": 1})) in (0, 2)
+    assert memory_of(tiny_config(text, **LARGE), smaller) <= 0.3e9 < memory_of(tiny_config(text, **LARGE), 2 * smaller)
+    assert not (tmp_path / "run" / "config.toml").exists()
+    assert command(*train_words(text, tmp_path / "run", **{**LARGE, "micro_batch_size": smaller, "max_steps": 1})) == 0
 
 
-def test_auto_passes_over_micro_batches_that_do_not_fit(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "_fits", lambda run, rows: rows <= 2)
-    monkeypatch.setattr(fit, "micro_batch_seconds", lambda run, rows: float(rows))
-    assert train(text, tmp_path / "run", micro_batch_size="auto", max_steps=2).facts()["micro_batch_size"] == 2
-
-
-def test_where_not_even_one_sequence_fits_a_smaller_model_is_advised(capsys, text, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "_fits", lambda run, rows: False)
+def test_where_not_even_one_sequence_fits_a_smaller_model_is_advised(capsys, text, tmp_path, machine_with):
+    machine_with(1e3)
     for size in (0, "auto"):
         line = refusal(capsys, *train_words(text, tmp_path / "run", micro_batch_size=size))
         assert "choose a smaller model, or lower --max_seq_len" in line
 
 
-def test_a_model_whose_weights_have_no_room_is_refused_before_it_is_made(capsys, text, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "available_memory", lambda device: 10e9)
+def test_a_model_whose_weights_exceed_the_memory_is_refused_before_it_is_made(capsys, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine_memory, "memory_limit", lambda device, processes: 10e9)
     shape = {"hidden_size": 16384, "num_layers": 80, "num_heads": 64}
     line = refusal(capsys, *train_words(text, tmp_path / "run", **shape))
-    assert "GB for weights, gradients and AdamW, and 10.0 GB are free: choose a smaller model" in line
+    assert (
+        "GB for weights, gradients and optimizer state, and a process may use 10.0 GB here: choose a smaller model"
+        in line
+    )
 
 
-def test_available_memory_is_what_the_machine_and_the_container_leave(tmp_path, monkeypatch):
-    whole = room.available_memory("cpu")
-    assert whole > 0
+def test_the_memory_of_the_machine_is_that_of_its_container_where_that_is_less(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine_memory, "CONTROL_GROUP", tmp_path)
+    whole, free = machine_memory.total_memory(), machine_memory.free_memory("cpu")
+    assert 0 < free <= whole < math.inf
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
-    monkeypatch.setattr(room, "CONTROL_GROUP", tmp_path)
-    assert room.available_memory("cpu") == 2_000_000
+    assert machine_memory.total_memory() == 3_000_000
+    assert machine_memory.free_memory("cpu") == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert room.available_memory("cpu") == pytest.approx(whole, rel=0.5)
+    assert machine_memory.total_memory() == whole
+
+
+def test_what_a_process_may_use_is_a_fixed_share_of_the_total_for_each_process_of_the_machine(monkeypatch):
+    monkeypatch.setattr(machine_memory, "total_memory", lambda: 100e9)
+    assert machine_memory.memory_limit("cpu") == 90e9
+    assert machine_memory.memory_limit("cpu", processes=3) == 30e9
+
+
+def test_the_peak_memory_is_that_of_this_process_and_unknown_where_python_lacks_the_module(monkeypatch):
+    assert 2**20 < machine_memory.peak_memory("cpu") < machine_memory.total_memory()
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert math.isnan(machine_memory.peak_memory("cpu"))
 
 
 # --- compiling ---
 
 
-def decided(wish="auto", hardware=PLAIN, seconds=1e6):
-    return choose_compile(wish, hardware, seconds * compiling.TYPICAL_SHARE, peak=1.0)
+LONG = {"max_steps": 10**7, "hidden_size": 64, "vocab_size": 50}
 
 
-def test_auto_compiles_long_runs_that_have_no_kernels_of_their_own(monkeypatch):
-    monkeypatch.setattr(compiling, "compile_problem", lambda device: None)
-    assert decided(seconds=1e5) == ("on", "the run is long enough: about 100,000 s")
-    assert decided(seconds=10) == ("off", "the run is too short to win back the wait: about 10 s")
-    assert decided(hardware=NATIVE)[0] == "off"
-    assert decided(hardware=changed(NATIVE, kernels="plain"))[0] == "on"
-    assert decided("on", seconds=1) == ("on", "asked for")
-    assert decided("off") == ("off", "asked for")
+def decided(text, hardware=PLAIN, **options):
+    return choose_compile(tiny_config(text, **{**LONG, **options}), hardware)
+
+
+def test_auto_compiles_long_runs_that_have_no_kernels_of_their_own(text, monkeypatch):
+    monkeypatch.setattr(compile_choice, "compile_problem", lambda device: None)
+    flops = expected_flops(tiny_config(text, **LONG))
+    assert flops > 600 * compile_choice.NOMINAL_FLOPS["cpu"]
+    assert decided(text) == ("on", f"{flops:.1e} FLOP are enough to win back the wait")
+    assert decided(text, max_steps=100)[0] == "off"
+    assert decided(text, NATIVE)[0] == "off"
+    assert decided(text, changed(NATIVE, kernels="plain"))[0] == "on"
+    assert decided(text, compile="on", max_steps=1) == ("on", "asked for")
+    assert decided(text, compile="off") == ("off", "asked for")
+
+
+def test_the_processes_of_a_run_share_its_operations(text, monkeypatch):
+    monkeypatch.setattr(compile_choice, "compile_problem", lambda device: None)
+    config = tiny_config(text, **LONG)
+    processes = math.ceil(expected_flops(config) / (600 * compile_choice.NOMINAL_FLOPS["cpu"]))
+    kinds = {number: choose_compile(config, PLAIN, number)[0] for number in (1, processes - 1, processes)}
+    assert kinds == {1: "on", processes - 1: "on", processes: "off"}
 
 
 def test_without_a_compiler_auto_says_so_and_on_is_refused(text, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    assert decided() == ("off", "there is no C++ compiler")
+    assert decided(text) == ("off", "there is no C++ compiler")
     line = refusal(capsys, *train_words(text, tmp_path / "run", compile="on"))
     assert line == "llamita: --compile on: there is no C++ compiler; use --compile auto or off\n"
     capsys.readouterr()
@@ -333,15 +317,11 @@ def test_compiled_for_real_a_run_that_goes_on_ends_bit_for_bit_the_same(text, tm
 # --- kernels and the peak ---
 
 
-def test_native_kernels_are_chosen_for_bf16_on_a_cpu_only():
-    chosen = {p: choose_hardware(ExecutionConfig(device="cpu", precision=p)).kernels for p in ("bf16", "fp16", "fp32")}
-    assert chosen == {"bf16": "native", "fp16": "plain", "fp32": "plain"}
-    assert choose_hardware(ExecutionConfig(device="cpu", precision="bf16", kernels="plain")).kernels == "plain"
-
-
-def test_native_kernels_are_refused_where_they_cannot_compute(capsys, text, tmp_path):
-    line = refusal(capsys, *train_words(text, tmp_path / "run", kernels="native", precision="fp32"))
-    assert line == "llamita: --kernels native are for bf16 on a CPU, not for fp32 on cpu: use --kernels auto\n"
+def test_fused_kernels_are_chosen_wherever_they_can_be_compiled(monkeypatch):
+    assert choose_hardware(ExecutionConfig(device="cpu")).kernels == "native"
+    assert choose_hardware(ExecutionConfig(device="cpu", kernels="plain")).kernels == "plain"
+    monkeypatch.setattr("llamita.jit.available", lambda: False)
+    assert choose_hardware(ExecutionConfig(device="cpu")).kernels == "plain"
 
 
 def test_a_run_that_goes_on_computes_with_the_kernels_it_began_with_or_says_so(text, tmp_path, capsys):
@@ -350,18 +330,18 @@ def test_a_run_that_goes_on_computes_with_the_kernels_it_began_with_or_says_so(t
     assert run.facts()["kernels"] == "plain"
     capsys.readouterr()
     train(text, tmp_path / "run", precision="bf16", kernels="native", max_steps=12, extend=True)
-    assert "note: kernels was plain, is native now: from here on not the same bit for bit" in capsys.readouterr().out
+    assert "note: kernels was plain, is native now: from here on not bitwise reproducible" in capsys.readouterr().out
 
 
 def test_the_plan_gives_the_measured_peak_and_the_share_of_it_that_a_step_reaches(text, tmp_path, capsys):
     train(text, tmp_path / "run", max_steps=1)
     out = capsys.readouterr().out
-    assert "the matrix peak here is" in out
+    assert "the peak here is" in out
     assert "MFU" in out
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_peak_of_a_processor_is_a_plausible_number(precision):
-    peak = matrix_peak(Hardware("cpu", precision, 1))
+    peak = peak_flops(Hardware("cpu", precision, 1))
     assert math.isfinite(peak)
     assert 1e8 < peak < 1e14

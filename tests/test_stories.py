@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from llamita.config import DataConfig
+from llamita.corpus import Judge, join_documents, open_source
 from llamita.corpus.grammar import Draw, Expand, Story
 from llamita.corpus.grammar_proofs import least_nats, overlaps, unbound
 from llamita.corpus.stories import (
     GRAMMAR,
-    acceptance,
     accepts,
-    loss_floor,
     parse_story,
     stories,
     validation_stories,
@@ -263,15 +263,20 @@ def test_white_space_around_a_story_does_not_count_and_inside_it_does(told):
 
 
 def test_acceptance_is_a_share(told):
-    assert acceptance([told[0].text, "No.", told[1].text, ""]) == 0.5
-    assert acceptance([]) == 0.0
+    judge = Judge("grammar", accepts)
+    assert judge.acceptance([told[0].text, "No.", told[1].text, ""]) == 0.5
+    assert judge.acceptance([]) == 0.0
 
 
 # --- The floor --------------------------------------------------------------------------------------------------------
 
 
-def test_the_floor_is_surprise_over_targets(told):
-    assert loss_floor(told[:3], 100) == pytest.approx(sum(s.nats for s in told[:3]) / 100)
+def test_the_floor_is_the_surprise_of_all_validation_stories():
+    source = open_source(DataConfig(), seed=3)
+    assert source.validation
+    held_out = [parse_story(text) for text in join_documents(source.validation.pieces())]
+    assert len(held_out) == 500
+    assert source.floor_nats == pytest.approx(sum(story.nats for story in held_out if story))
 
 
 def test_no_model_of_characters_gets_below_the_floor(told):
@@ -285,7 +290,7 @@ def test_no_model_of_characters_gets_below_the_floor(told):
     held_out = validation_stories(0, 30)
     losses = [_character_loss(counts, "\0" * order + story.text + "\1", order) for story in held_out]
     targets = sum(len(story.text) + 1 for story in held_out)
-    assert sum(losses) / targets > loss_floor(held_out, targets)
+    assert sum(losses) / targets > sum(story.nats for story in held_out) / targets
     assert all(loss > story.nats - 5 for loss, story in zip(losses, held_out, strict=True))
 
 
@@ -309,7 +314,7 @@ def test_the_sample_text_is_300_kilobytes_of_stories_that_the_grammar_accepts():
     content = SAMPLE.read_bytes().decode("ascii")
     shipped = content.removesuffix("\n<|endoftext|>\n").split("\n<|endoftext|>\n")
     assert 290_000 <= len(content) <= 310_000
-    assert acceptance(shipped[:100]) == 1.0
+    assert all(map(accepts, shipped[:100]))
     assert len(set(shipped)) == len(shipped)
     held_out = {story.text for story in validation_stories(0, 500)}
     assert held_out.isdisjoint(shipped)

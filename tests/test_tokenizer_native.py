@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import nasty_strings, read_text, tight_strings
 
-import llamita
 from llamita.errors import UserError
 from llamita.tokenizer import BPETokenizer, native, train_bpe
 from llamita.tokenizer.character_classes import character_classes
@@ -253,33 +252,45 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=variables, cwd=os.sep, capture_output=True, text=True, timeout=300)
 
 
-def test_to_import_a_tokenizer_compiles_and_loads_nothing():
-    done = python("import sys, llamita.tokenizer, llamita.train; assert 'numba' not in sys.modules")
-    assert done.returncode == 0, done.stderr
-
-
-ENCODES = """
-    import llamita.tokenizer
-    assert llamita.tokenizer.__file__.startswith("{package}"), llamita.tokenizer.__file__
-    vocab = {{i: bytes([i]) for i in range(256)}} | {{256: b"ab"}}
-    assert llamita.tokenizer.BPETokenizer(vocab, [(b"a", b"b")]).encode("abba") == [256, 98, 97]
+TOKENIZES = """
+    import sys
+    from llamita.tokenizer import BPETokenizer, train_bpe
+    text = "hello world, the world says hello " * 50
+    learned = train_bpe([text], vocab_size=300)
+    tokenizer = BPETokenizer(*learned)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode_array(text * 20)) == text * 20
+"""
+PLAIN = """
+    assert learned == train_bpe([text], vocab_size=300, plain=True)
+    assert ids == BPETokenizer(*learned, plain=True).encode(text)
 """
 
 
-def test_kernels_are_compiled_once_elsewhere_where_the_package_cannot_be_written_and_also_without_any_place(tmp_path):
-    package = tmp_path / "site"
-    copied = package / "llamita"
-    shutil.copytree(Path(llamita.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    (copied / "tokenizer" / "__pycache__").write_text("a file, where numba wants a folder")
-    home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home"), "PYTHONPATH": str(package)}
-    code = ENCODES.format(package=package)
-    first = python(code, **home)
+def test_to_import_a_tokenizer_compiles_and_loads_nothing():
+    done = python("import sys, llamita.tokenizer; assert not sys.modules.keys() & {'numba', 'llvmlite', 'torch'}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_kernels_are_compiled_once_and_then_to_tokenize_needs_neither_compiler_nor_torch(tmp_path):
+    first = python(TOKENIZES, LLAMITA_CACHE=str(tmp_path))
     assert (first.returncode, first.stderr.count("compiling")) == (0, 1), first.stderr
-    assert python(code, **home).stderr == ""
-    (tmp_path / "none").write_text("")
-    nowhere = {**home, "HOME": str(tmp_path / "none"), "XDG_CACHE_HOME": str(tmp_path / "none")}
-    third = python(code, **nowhere)
-    assert (third.returncode, third.stderr.count("compiling")) == (0, 1), third.stderr
+    has_linker = os.name == "posix" and shutil.which("cc")
+    unneeded = {"numba", "torch", *(["llvmlite"] if has_linker else [])}
+    again = python(TOKENIZES + f"\n    assert not sys.modules.keys() & {unneeded!r}", LLAMITA_CACHE=str(tmp_path))
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("missing", ["numba", "llvmlite"])
+def test_without_numba_ids_and_merges_are_those_of_plain_python_and_one_line_says_so(tmp_path, missing):
+    block = f"""
+    import sys
+    sys.modules[{missing!r}] = None
+    """
+    done = python(block + TOKENIZES + PLAIN, LLAMITA_CACHE=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert "numba cannot be imported" in done.stderr
+    assert "pip install numba" in done.stderr
 
 
 @pytest.mark.slow
@@ -288,8 +299,10 @@ def test_a_checked_build_finds_no_access_outside_its_memory_and_would(tmp_path):
         """
         import numpy as np
         from texts import nasty_strings, tight_strings
-        from llamita.tokenizer import BPETokenizer, kernels, native, train_bpe
-        assert kernels.CHECKED
+        from llamita.jit.language import CHECKED
+        from llamita.tokenizer import BPETokenizer, native, train_bpe
+        from llamita.tokenizer.kernels.memory import IDS
+        assert CHECKED
         native.CHUNK, native.ARENA = 256, 4096
         texts = [*nasty_strings(300, 1), *tight_strings(300, 2), "a" * 3000, "^" * 700, " " * 700, "é" * 300]
         for pattern in ("gpt2", "cl100k", "llama3"):
@@ -300,7 +313,7 @@ def test_a_checked_build_finds_no_access_outside_its_memory_and_would(tmp_path):
                 assert tokenizer._encoder.decode(ids).decode("utf-8", "replace") == tokenizer.decode(ids.tolist())
             tokenizer.encode_array("".join(texts))
         workspace = tokenizer._encoder._idle[0]
-        workspace._table[2 * kernels.IDS + 1] = 8  # as if there were room for two ids
+        workspace._table[2 * IDS + 1] = 8  # as if there were room for two ids
         try:
             tokenizer.encode("more ids than that")
         except IndexError:

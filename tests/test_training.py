@@ -1,14 +1,14 @@
 """The loop against plain torch; gradient accumulation; and what a run writes down."""
 
 import io
+import itertools
 import math
 import random
 import re
 import shutil
 import tomllib
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,16 +21,18 @@ from runs import (
     last_checkpoint,
     refusal,
     rows,
+    spy_on_gradients,
     text,
     tiny_config,
     train_words,
+    training_rows,
     tree,
     write_text,
 )
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-import llamita.data.dataset
+import llamita.corpus.story_corpus
 import llamita.train.loop
 from llamita.config import GenerationConfig
 from llamita.corpus.stories import validation_stories
@@ -40,58 +42,50 @@ from llamita.evaluate import Evaluation
 from llamita.generate.engine import generate_ids
 from llamita.model import Llama, ModelConfig
 from llamita.parallel import Processes
-from llamita.train import Display, plan, train
+from llamita.train import Display, train
 from llamita.train.hints import OverfittingHint, overfits
 from llamita.train.run import open_run
-from llamita.train.steps import accumulate_gradients, evaluate, next_batch
+from llamita.train.steps import evaluate
 
 fixtures = (cache, text)
 both_windows = pytest.mark.parametrize("windows", ["stream", "document"])
 
 
-@contextmanager
-def opened(text, tmp_path, **options):
-    """A run, as the loop opens it, in a directory of its own."""
-    name = "-".join(map(str, options.values()))
-    config = tiny_config(text, **options, output_dir=str(tmp_path / name))
-    with open_run(config, Processes(), Display(quiet=True)) as run:
-        yield run
+def gradients(text, tmp_path, monkeypatch, **options) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients of the first update of a run."""
+    options = {**options, "max_steps": 1, "output_dir": str(tmp_path / "-".join(map(str, options.values())))}
+    with monkeypatch.context() as patch:
+        seen = spy_on_gradients(patch)
+        run = train(tiny_config(text, **options), Display(quiet=True))
+    return training_rows(run)[0]["train_loss"], seen[0]
 
 
-def gradients(text, tmp_path, **options) -> tuple[float, dict[str, torch.Tensor]]:
-    with opened(text, tmp_path, **options) as run:
-        loss = accumulate_gradients(run, run.model, next_batch(run, 3), 3)
-        return loss.item(), {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
-
-
-def assert_near(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert actual.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert (actual[name] - tensor).abs().max() <= tolerance, name
+def assert_near(actual: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
+    for found, wanted in zip(actual, expected, strict=True):
+        assert (found - wanted).abs().max() <= tolerance
 
 
 @both_windows
 @pytest.mark.parametrize(
     "cut", [{"micro_batch_size": 2}, {"micro_batch_size": 3}, {"batch_size": 2, "grad_accum_steps": 4}], ids=str
 )
-def test_a_batch_in_pieces_gives_the_gradients_of_the_batch_in_one(text, tmp_path, windows, cut):
-    loss, expected = gradients(text, tmp_path, windows=windows, batch_size=8)
-    pieces, actual = gradients(text, tmp_path, windows=windows, **{"batch_size": 8, **cut})
+def test_a_batch_in_pieces_gives_the_gradients_of_the_batch_in_one(text, tmp_path, monkeypatch, windows, cut):
+    loss, expected = gradients(text, tmp_path, monkeypatch, windows=windows, batch_size=8)
+    pieces, actual = gradients(text, tmp_path, monkeypatch, windows=windows, **{"batch_size": 8, **cut})
     assert pieces == pytest.approx(loss, abs=1e-6)
     assert_near(actual, expected, 1e-6)
 
 
 @both_windows
-def test_the_gradients_are_those_of_the_mean_over_all_targets_of_the_update(text, tmp_path, windows):
-    with opened(text, tmp_path, windows=windows, batch_size=8, micro_batch_size=2, max_seq_len=64) as run:
-        batch = next_batch(run, 0)
-        per_row = (batch.targets != -100).sum(dim=1)
-        assert windows == "stream" or len(set(per_row.tolist())) > 1  # a mean of means would be something else
-        accumulate_gradients(run, run.model, batch, 0)
-        actual = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
-        run.model.zero_grad()
-        plain_loss(run.model, batch).backward()
-        assert_near(actual, {n: p.grad for n, p in run.model.named_parameters() if p.grad is not None}, 1e-6)
+def test_the_gradients_are_those_of_the_mean_over_all_targets_of_the_update(text, tmp_path, monkeypatch, windows):
+    options = {"windows": windows, "batch_size": 8, "micro_batch_size": 2, "max_seq_len": 64}
+    _, actual = gradients(text, tmp_path, monkeypatch, **options)
+    model, batches = plain_run(tiny_config(text, **options))
+    batch = next(batches)
+    per_row = (batch.targets != -100).sum(dim=1)
+    assert windows == "stream" or len(set(per_row.tolist())) > 1  # a mean of means would be something else
+    plain_loss(model, batch).backward()
+    assert_near(actual, [p.grad for p in model.parameters() if p.grad is not None], 1e-6)
 
 
 @both_windows
@@ -101,7 +95,7 @@ def test_training_in_pieces_ends_with_the_weights_of_training_in_one(text, tmp_p
     ends = {}
     for name, cut in cuts.items():
         assert command(*train_words(text, tmp_path / name, windows=windows, **cut)) == 0
-        ends[name] = load_file(tmp_path / name / "step_00000012" / "model.safetensors")
+        ends[name] = list(load_file(tmp_path / name / "step_00000012" / "model.safetensors").values())
     assert_near(ends["cut"], ends["whole"], 1e-5)
     assert_near(ends["accumulated"], ends["whole"], 1e-5)
 
@@ -110,23 +104,30 @@ def plain_loss(model, batch) -> torch.Tensor:
     return cross_entropy(model(batch.ids).flatten(0, 1), batch.targets.flatten())
 
 
+def plain_run(config):
+    """The model of a run at its beginning, and the batches that it learns from."""
+    data = open_dataset(config)
+    model = Llama(ModelConfig(**{**vars(config.model), "vocab_size": data.tokenizer.vocab_size}), config.training.seed)
+    order = BatchOrder(len(data.train), config.training.batch_size, config.training.seed)
+    return model, (data.train.batch(order.indices(step)) for step in itertools.count())
+
+
 def plain_training(config, steps: int) -> list[float]:
     """The losses of a loop in torch's own words."""
-    options, data = config.optimizer, open_dataset(config)
-    model = Llama(ModelConfig(**{**vars(config.model), "vocab_size": data.tokenizer.vocab_size}), config.training.seed)
+    options = config.optimizer
+    model, batches = plain_run(config)
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     kept = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(options.beta1, options.beta2), eps=options.adam_eps)
     warmup = [options.learning_rate * (i + 1) / options.warmup_steps for i in range(options.warmup_steps)]
-    order = BatchOrder(len(data.train), config.training.batch_size, config.training.seed)
     losses = []
     for step in range(steps):
         through = (step - options.warmup_steps) / (config.training.max_steps - options.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * through)) * options.learning_rate
         for group in optimizer.param_groups:
             group["lr"] = warmup[step] if step < options.warmup_steps else cosine
-        loss = plain_loss(model, data.train.batch(order.indices(step)))
+        loss = plain_loss(model, next(batches))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
@@ -140,21 +141,27 @@ def test_the_loop_learns_what_a_plain_torch_loop_learns(text, tmp_path, windows)
     torch.set_num_threads(1)
     options = {"windows": windows, "grad_clip": 0.5, "micro_batch_size": 3, "seed": 3}
     assert command(*train_words(text, tmp_path / "run", **options)) == 0
-    losses = [row["train_loss"] for row in rows(tmp_path / "run")[1:]]
+    losses = [row["train_loss"] for row in training_rows(tmp_path / "run")]
     expected = plain_training(tiny_config(text, **options), 12)
     np.testing.assert_allclose(losses, expected, atol=1e-5, rtol=0)
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_every_line_of_metrics_has_every_field(text, tmp_path):
+def test_training_steps_and_evaluations_are_lines_of_their_own_with_every_field(text, tmp_path):
     assert command(*train_words(text, tmp_path / "run")) == 0
     log = llamita.train.RunDirectory(tmp_path / "run").metrics.rows()
-    wanted = {"step", "train_loss", "val_loss", "lr", "timestamp", "tokens", "tokens_per_second", "grad_norm"}
-    assert all(wanted <= row.keys() for row in log)
-    assert [row["step"] for row in log] == list(range(13))
-    assert [row["step"] for row in log if row["val_loss"] is not None] == [0, 4, 8, 12]
-    assert [row["tokens"] for row in log] == [64 * step for step in range(13)]
-    assert all(row["timestamp"] > 1.7e9 and row["tokens_per_second"] > 0 for row in log[1:])
+    trained, scored = {"train_loss", "lr", "grad_norm"}, {"val_loss", "perplexity", "bits_per_byte"}
+    common = {"step", "tokens", "timestamp"}
+    assert all(row.keys() == {*trained, *scored, *common, "tokens_per_second"} for row in log)
+    assert [(row["step"], row["val_loss"] is not None) for row in log] == [
+        (0, True), *((step, scored) for step in range(1, 13) for scored in ([False] if step % 4 else [False, True]))
+    ]  # fmt: skip
+    for row in log:
+        filled = {name for name, value in row.items() if value is not None}
+        assert filled == common | (scored if row["val_loss"] is not None else {*trained, "tokens_per_second"})
+        assert row["tokens"] == 64 * row["step"]
+        assert row["timestamp"] > 1.7e9
+        assert (row["tokens_per_second"] or 1) > 0
     assert log[0]["perplexity"] == pytest.approx(math.exp(log[0]["val_loss"]))
 
 
@@ -251,8 +258,8 @@ def test_another_seed_or_shape_begins_another_run_and_the_same_finds_the_first(t
 
 
 def test_a_run_on_stories_knows_its_floor_and_the_cli_says_how_far_it_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 200)
-    monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 30)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "TRAINING_STORIES", 200)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "VALIDATION_STORIES", 30)
     options = {**TINY, "max_seq_len": 512, "tokenizer": "bpe", "vocab_size": 400, "max_steps": 2, "eval_sequences": 0}
     assert command("train", *flags(**options)) == 0
     (run,) = (tmp_path / "runs").iterdir()
@@ -318,7 +325,7 @@ def test_a_word_that_is_no_interval_is_one_line(text, tmp_path, capsys):
 def test_a_run_follows_its_schedule(text, tmp_path, schedule):
     options = {"schedule": schedule, "decay_share": 0.5}
     assert command(*train_words(text, tmp_path / "run", **options)) == 0
-    found = [row["lr"] for row in rows(tmp_path / "run")[1:]]
+    found = [row["lr"] for row in training_rows(tmp_path / "run")]
     assert found[:2] == pytest.approx([5e-3, 1e-2])
     middle = [1e-2] * 4 if schedule == "constant" else [1e-2 * (12 - step) / 10 for step in range(2, 6)]
     assert found[2:6] == pytest.approx(middle)
@@ -327,13 +334,14 @@ def test_a_run_follows_its_schedule(text, tmp_path, schedule):
 
 def test_weights_that_are_numbers_but_predict_none_are_found_by_evaluation_and_by_generation(text, tmp_path):
     """Gains so large that products of what they scale overflow."""
-    with opened(text, tmp_path) as run:
+    config = tiny_config(text, output_dir=str(tmp_path / "run"))
+    with open_run(config, Processes(), Display(quiet=True)) as run:
         for name, weight in run.model.named_parameters():
             if "norm" in name:
                 weight.data.fill_(3e38)
         with pytest.raises(UserError, match=r"the validation loss is .* at step 0: training has diverged"):
             evaluate(run)
-        with pytest.raises(UserError, match="no numbers: its training has diverged; name an earlier checkpoint"):
+        with pytest.raises(UserError, match="NaN or infinity: its training has diverged; name an earlier checkpoint"):
             next(generate_ids(run.model, [[1]], GenerationConfig()))
 
 
@@ -408,18 +416,3 @@ def test_a_run_that_ends_in_its_warmup_is_warned_of(text, tmp_path, capsys):
     assert max(row["lr"] or 0 for row in rows(tmp_path / "short")) == pytest.approx(0.25 * TINY["learning_rate"])
     assert command(*train_words(text, tmp_path / "long", warmup_steps=12)) == 0
     assert "warmup" not in capsys.readouterr().out
-
-
-def test_how_often_a_step_is_tried_out_is_decided_for_all_processes_by_the_slowest(monkeypatch):
-    """They compute it together: where one did it more often than another, both would wait for ever."""
-    tried = []
-    monkeypatch.setattr(plan, "_seconds_of_gradients", lambda run: tried.append(run) or 0.9)
-    weight = torch.nn.Linear(1, 1)
-    run = SimpleNamespace(
-        processes=SimpleNamespace(max=lambda seconds: seconds + 0.2),
-        optimizer=torch.optim.SGD(weight.parameters()),
-        model=weight,
-        hardware=SimpleNamespace(device="cpu"),
-    )
-    plan.trial_step(run)  # pyright: ignore[reportArgumentType]  (as much of a run as it looks at)
-    assert len(tried) == 2

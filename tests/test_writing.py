@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import CONTROL_CHARACTERS, TINY, cache, command, flags, refusal, text, train_words
 
-import llamita.data.dataset
+import llamita.corpus.story_corpus
 from llamita.corpus.stories import validation_stories
 from llamita.data import open_dataset
 from llamita.evaluate import copying as copying_module
@@ -165,8 +165,8 @@ def test_without_prompts_new_documents_are_written(run, capsys):
 
 
 def test_on_the_built_in_stories_the_grammar_judges_prompt_and_continuation(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(llamita.data.dataset, "TRAINING_STORIES", 30)
-    monkeypatch.setattr(llamita.data.dataset, "VALIDATION_STORIES", 10)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "TRAINING_STORIES", 30)
+    monkeypatch.setattr(llamita.corpus.story_corpus, "VALIDATION_STORIES", 10)
     options = {**TINY, "max_seq_len": 64, "tokenizer": "bpe", "vocab_size": 300, "max_steps": 1}
     assert command("train", *flags(**options, output_dir="run")) == 0
     story = validation_stories(0, 1)[0].text

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from llamita.cli.flags import FLAT
 from llamita.cli.generate import check_prompt
+from llamita.cli.loading import load_noting_code
 from llamita.config import DataConfig, GenerationConfig, RunConfig
 from llamita.errors import UserError
 
 if TYPE_CHECKING:
+    from llamita.corpus import Judge
     from llamita.data import Dataset
     from llamita.evaluate import PositionLosses
     from llamita.model import Llama
@@ -50,19 +52,16 @@ def evaluate(
     from llamita.config import ExecutionConfig
     from llamita.runtime import choose_hardware
     from llamita.train import RunDirectory
-    from llamita.train.loading import load_found
-    from llamita.train.run_directory import find_verified
 
     if sample_count < 1:
         raise UserError(f"--sample_count is {sample_count}, but must be above 0")
-    found = find_verified(checkpoint)
-    model, tokenizer, config = load_found(found)
+    found, model, tokenizer, config = load_noting_code(checkpoint)
     prompts = [""] if generate == [] else list(dict.fromkeys(generate or []))  # the same twice would be written twice
     for prompt in prompts:
         check_prompt(prompt, tokenizer, config.model.max_seq_len)
     directory = RunDirectory(found.path.parent)
     data = _open_data(config, cache_dir, directory.path, directory.facts()["data_fingerprint"])
-    hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"))
+    hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=config.model)
     model = hardware.apply(model)
     started = time.perf_counter()
     losses = _score(model, data)
@@ -71,7 +70,7 @@ def evaluate(
     _print_losses(losses, data.floor)
     print(f"speed           {speed:,.0f} tokens/s ({hardware.device}, {hardware.precision})")
     if prompts:
-        _write_and_measure(model, data, config, prompts, sample_count, generation)
+        _write_and_measure(model, data, prompts, sample_count, generation)
     if plot:
         from llamita.evaluate.plots import Pictured, write_plots
 
@@ -116,10 +115,9 @@ def _print_losses(losses: "PositionLosses", floor: float | None) -> None:
 
 
 def _write_and_measure(
-    model: "Llama", data: "Dataset", config: RunConfig, prompts: list[str], count: int, generation: GenerationConfig
+    model: "Llama", data: "Dataset", prompts: list[str], count: int, generation: GenerationConfig
 ) -> None:
     """Print a continuation of each prompt, and the measures over all of them (the prompts themselves left out)."""
-    from llamita.corpus.stories import accepts
     from llamita.evaluate import measure_writing
     from llamita.generate import generate_many, printable
 
@@ -134,10 +132,15 @@ def _write_and_measure(
     print(f"distinct        {one:.1%} of words, {two:.1%} of pairs, {three:.1%} of triples")
     print(f"repetition      {measured.repetition:.1%} of sequences of four words, within a text")
     print(f"copied          at most {measured.copied_tokens:,} tokens in a row of the training text: {copied}")
-    if config.data.is_stories:
-        accepted = {prompt: sum(accepts(prompt + text) for text in texts) for prompt, texts in written.items()}
-        verdicts = (f"{number} of {count} that begin {_short(repr(p), 40)}" for p, number in accepted.items())
-        print(f"grammar         accepts {', '.join(verdicts)}")
+    if data.judge:
+        _print_verdicts(data.judge, written)
+
+
+def _print_verdicts(judge: "Judge", written: dict[str, list[str]]) -> None:
+    """How many continuations of each prompt are accepted, prompt included."""
+    accepted = {prompt: sum(judge.accepts(prompt + text) for text in texts) for prompt, texts in written.items()}
+    verdicts = (f"{n} of {len(written[p])} that begin {_short(repr(p), 40)}" for p, n in accepted.items())
+    print(f"{judge.name:<15} accepts {', '.join(verdicts)}")
 
 
 def _short(text: str, most: int) -> str:

@@ -1,6 +1,8 @@
 """How flags, files and presets meet: flags win, files, then presets fill what is left, aliases are understood."""
 
 import re
+import sys
+from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
 from cyclopts import App, ArgumentCollection, Parameter
@@ -8,14 +10,19 @@ from cyclopts.config import Dict
 
 from llamita.config import (
     ALIASES,
+    RETIRED,
+    RIVALS,
     DataConfig,
     ExecutionConfig,
     ModelConfig,
     OptimizerConfig,
+    Tables,
     TrainingConfig,
+    beneath,
+    is_of_a_run,
+    note_on_retired,
     settings_asked_for,
 )
-from llamita.config_file import Tables
 from llamita.errors import UserError
 from llamita.presets import preset_path
 
@@ -37,9 +44,29 @@ ExecutionFlags = Annotated[ExecutionConfig, FLAT]
 
 
 def canonical_flags(words: list[str]) -> list[str]:
-    """The command line with aliases replaced: `--block_size 64` -> `--max_seq_len 64`. Words behind `--` stay."""
+    """The command line with aliases replaced: `--block_size 64` -> `--max_seq_len 64`. Words after `--` stay.
+
+    Flags that are no longer needed are left out, each with its value and with a note.
+    """
     end = words.index("--") if "--" in words else len(words)
-    return [_canonical(word) for word in words[:end]] + words[end:]
+    return [_canonical(word) for word in _without_retired(words[:end])] + words[end:]
+
+
+def _without_retired(words: list[str]) -> Iterator[str]:
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, _ = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not (flag.startswith("--") and name in RETIRED):
+            yield word
+            continue
+        _print_note(note_on_retired(name, "command line"))
+        if not equals:
+            next(remaining, None)  # its value
+
+
+def _print_note(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr)
 
 
 def _canonical(word: str) -> str:
@@ -64,7 +91,10 @@ def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentColl
     """Give a flag that is not on the command line its value from the file of --config, or else from the --preset."""
     _refuse_fractions(arguments)
     if path := _named(arguments, "--config"):
-        _fill(settings_asked_for(path), path, app, commands, arguments)
+        settings = settings_asked_for(path, _print_note)
+        if is_of_a_run(path):  # what `auto` chose there is asked for again
+            settings["run"] = {**settings.get("run", {}), "choices_of": path}
+        _fill(settings, path, app, commands, arguments)
     if name := _named(arguments, "--preset"):
         _fill(settings_asked_for(preset_path(name)), f"preset {name}", app, commands, arguments)
 
@@ -85,10 +115,8 @@ def _named(arguments: ArgumentCollection, flag: str) -> str:
 
 def _fill(tables: Tables, source: str, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give every flag that has no value yet the one that `tables` have."""
-    flat = {name: value for table in tables.values() for name, value in table.items()}
-    for said, other in {"--epochs": "max_steps", "--max-steps": "epochs"}.items():
-        if _named(arguments, said):
-            flat.pop(other, None)  # both say how long, and what is there already wins
+    said = [name for name in RIVALS if _named(arguments, f"--{name.replace('_', '-')}")]
+    flat = {name: value for table in beneath(tables, said).values() for name, value in table.items()}
     if commands == ("prepare",):
         flat.pop("output_dir", None)  # in a file, that is where a run goes
     # Under the command's own name: at the top, cyclopts drops keys that are named as a command is (tokenizer).

@@ -1,11 +1,14 @@
 """`llamita generate`."""
 
-import select
+import os
+import queue
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from llamita.cli.flags import FLAT
+from llamita.cli.loading import load_noting_code
 from llamita.config import GenerationConfig
 from llamita.errors import UserError
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from llamita.tokenizer import Tokenizer
 
 PATIENCE = 5.0  # seconds for a pipe's first byte: one that nobody writes to and nobody closes must not hang forever
+PIPE_BYTES = 1 << 16  # read at once
 
 
 def generate(
@@ -36,10 +40,9 @@ def generate(
     from llamita.config import ExecutionConfig
     from llamita.generate import printable, stream
     from llamita.runtime import choose_hardware
-    from llamita.train import load_run
 
-    model, tokenizer, config = load_run(checkpoint)
-    model = choose_hardware(ExecutionConfig(device=device, precision="fp32")).apply(model)
+    _, model, tokenizer, config = load_noting_code(checkpoint)
+    model = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=model.config).apply(model)
     prompt = _read_prompt() if prompt is None else prompt
     check_prompt(prompt, tokenizer, config.model.max_seq_len)
     shown = printable if sys.stdout.isatty() else str  # a file gets what was written, whatever it is
@@ -91,10 +94,27 @@ def _ask() -> str:
 
 def _piped() -> str:
     """All that comes, without the newline that `echo` ends it with."""
-    if not select.select([sys.stdin], [], [], PATIENCE)[0]:
+    content = _first_bytes(sys.stdin.fileno(), PATIENCE)
+    if content is None:
         print("note: nothing came through the pipe: beginning a new document", file=sys.stderr)
         return ""
+    while content and (more := os.read(sys.stdin.fileno(), PIPE_BYTES)):
+        content += more
     try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UserError(f"what came through the pipe is not UTF-8 text, at byte {error.start:,}: convert it") from None
+
+
+def _first_bytes(descriptor: int, patience: float) -> bytes | None:
+    """What comes first, empty where the pipe is closed; None where nothing comes within `patience` seconds.
+
+    A thread waits for it, since Windows has no `select` for pipes.
+    """
+    received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    # `os.read`: a thread that waits within `sys.stdin` would hold its lock, and Python could not exit.
+    threading.Thread(target=lambda: received.put(os.read(descriptor, PIPE_BYTES)), daemon=True).start()
+    try:
+        return received.get(timeout=patience)
+    except queue.Empty:
+        return None

@@ -1,6 +1,5 @@
 """`llamita`: parse, call the library, print. A person's mistake is one line and exit code 2."""
 
-import io
 import sys
 from typing import Any
 
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from llamita import __version__
 from llamita.cli.flags import canonical_flags, fill_from_files, stray_word
+from llamita.console import replace_unknown_characters
 from llamita.errors import UserError
 
 app = App(
@@ -32,8 +32,8 @@ app.command("llamita.cli.tokenizer:app", name="tokenizer", help="Train a tokeniz
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command that `arguments` (default: the command line) name; exits with 2 after a person's mistake."""
-    if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a pipe that knows fewer characters than a model writes gets a `?`
+    if arguments is None:
+        replace_unknown_characters()
     words = canonical_flags(sys.argv[1:] if arguments is None else arguments)
     try:
         return app(words, exit_on_error=False, print_error=False)

@@ -67,7 +67,7 @@ def short_name(name: str) -> str:
 
 
 @contextmanager
-def open_source(file: SourceFile) -> Iterator[BinaryIO]:
+def open_unpacked(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked. Raises UserError where they can't be read, also while they are read."""
     try:
         with open_file(file.path) as raw:

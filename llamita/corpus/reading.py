@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from llamita.corpus.files import SourceFile, open_source
+from llamita.corpus.files import SourceFile, open_unpacked
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT
 
@@ -17,7 +17,7 @@ LONGEST_LINE = 1 << 28
 def decoded(file: SourceFile, read_size: int) -> Iterator[str]:
     """The text of a file, `read_size` bytes at a time. Not text mode, which cannot name the byte that is wrong."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with open_source(file) as stream:
+    with open_unpacked(file) as stream:
         if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
             stream.seek(0)
         while chunk := stream.read(read_size):
@@ -36,7 +36,7 @@ def newlines_to_markers(chunks: Iterable[str]) -> Iterator[str]:
 
 def json_texts(file: SourceFile, text_field: str) -> Iterator[str]:
     """The text of each line of JSON lines; blank lines are passed over. Raises UserError, naming the line."""
-    with open_source(file) as stream:
+    with open_unpacked(file) as stream:
         number = 0
         while line := stream.readline(LONGEST_LINE):
             number += 1

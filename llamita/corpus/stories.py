@@ -18,7 +18,7 @@ sound, deed, event, feeling. The same with " recalled" where a word comes back, 
 does: 0 nats. Ways to say something: story, shape, opening, sentence, feeling, meeting, dialog, filler, moral, ending.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from random import Random
 
 from llamita.corpus.grammar import Choice, Grammar, Rule, Story
@@ -27,9 +27,7 @@ from llamita.corpus.story_shapes import SHAPES, shape_rules
 from llamita.corpus.story_words import TABLES
 from llamita.randomness import key
 
-__all__ = [
-    "GRAMMAR", "Choice", "Story", "acceptance", "accepts", "loss_floor", "parse_story", "stories", "validation_stories",
-]  # fmt: skip
+__all__ = ["GRAMMAR", "Choice", "Story", "accepts", "parse_story", "stories", "validation_stories"]
 
 RULES = {"story": Rule("story", "<opening> <keepsake>\n\n<shape> <ending>"), **PHRASES, **shape_rules(SHAPES)}
 GRAMMAR = Grammar(RULES, TABLES)
@@ -72,14 +70,3 @@ def parse_story(text: str) -> Story | None:
 def accepts(text: str) -> bool:
     """Whether the grammar can have written this text."""
     return parse_story(text) is not None
-
-
-def acceptance(texts: Iterable[str]) -> float:
-    """The share of the texts that the grammar accepts; 0 if there are none."""
-    verdicts = [accepts(text) for text in texts]
-    return sum(verdicts) / len(verdicts) if verdicts else 0.0
-
-
-def loss_floor(scored: Iterable[Story], number_of_targets: int) -> float:
-    """Nats per target of a model that knows the grammar; the targets are the stories' tokens, one end token each."""
-    return sum(story.nats for story in scored) / number_of_targets

@@ -1,14 +1,37 @@
-"""The built-in stories as a corpus."""
+"""The built-in stories as a corpus, and as the source that `--data stories` names."""
 
 import hashlib
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from itertools import islice
 
-from llamita.corpus.stories import stories
+from llamita.config import DataConfig
+from llamita.corpus.source import Defaults, Judge, Source
+from llamita.corpus.stories import accepts, stories, validation_stories
+from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT
 
+TRAINING_STORIES = 30_000
+VALIDATION_STORIES = 500
 WITNESSES = 500  # stories whose text stands for the grammar in the fingerprint
+
+
+def open_stories(options: DataConfig, seed: int) -> Source:
+    """The stories of `seed`, without those that are held out to validate on; the grammar judges, and knows the floor.
+
+    Of the settings, `max_documents` can only lower their number. Raises `UserError` for `val_data`.
+    """
+    if options.val_data:
+        raise UserError("--val_data: the built-in stories bring their own validation stories; give --data, too")
+    held_out = validation_stories(seed, VALIDATION_STORIES)
+    count = min(options.max_documents or TRAINING_STORIES, TRAINING_STORIES)
+    return Source(
+        training=StoryCorpus(seed, count, exclude={story.text for story in held_out}),
+        validation=StoryCorpus(seed, VALIDATION_STORIES, split="validation"),
+        judge=Judge("grammar", accepts),
+        floor_nats=sum(story.nats for story in held_out),
+        defaults=Defaults(windows="document", head_init="copy"),
+    )
 
 
 class StoryCorpus:

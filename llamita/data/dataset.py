@@ -7,8 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from llamita.config import DataConfig, ModelConfig, RunConfig
-from llamita.corpus import Corpus, StoryCorpus, TextFiles
-from llamita.corpus.stories import validation_stories
+from llamita.corpus import Corpus, Defaults, Judge, Source, open_source
 from llamita.data.prepare import Prepared, prepare, training_part
 from llamita.data.windows import DocumentWindows, StreamWindows, Windows
 from llamita.errors import UserError
@@ -23,8 +22,6 @@ from llamita.tokenizer import (
 )
 from llamita.tokenizer.making import KINDS
 
-TRAINING_STORIES = 30_000
-VALIDATION_STORIES = 500
 TOKENIZER_TEXT = 100_000_000  # characters that merges are learned from at most: their memory grows with the words
 TOKENIZER_VERSION = 2  # of the tokenizers trained here; a change makes cached ones stale
 
@@ -34,13 +31,23 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run learns from. `floor`: nats per token that no model can go below on `validation`, where it is known."""
+    """What a run learns from.
+
+    Attributes:
+        tokenizer, prepared: the tokenizer, and the token files that it made.
+        train, validation: the windows to train on and to score.
+        floor: nats per token that no model can go below on `validation`; None where nobody knows.
+        judge: judges samples; None where nothing can, as for a prepared folder.
+        defaults: what `auto` means for these data.
+    """
 
     tokenizer: Tokenizer
     prepared: Prepared
     train: Windows
     validation: Windows
     floor: float | None
+    judge: Judge | None
+    defaults: Defaults
 
     @property
     def fingerprint(self) -> str:
@@ -52,41 +59,39 @@ class Dataset:
 
 def open_dataset(config: RunConfig, progress: Progress | None = None) -> Dataset:
     """Tokenize what `config` names, or find it in the cache. Raises `UserError` for what a person has to mend."""
-    prepared, tokenizer, floor_nats = prepare_data(config, progress)
-    length = config.model.max_seq_len
-    if window_kind(config) == "document":
-        train, validation = DocumentWindows(prepared.train, length), DocumentWindows(prepared.validation, length)
-        whole = longest_document(prepared) <= length
-        floor = floor_nats / prepared.validation.part.tokens if floor_nats and whole else None
-        return Dataset(tokenizer, prepared, train, validation, floor)
-    validation = StreamWindows(prepared.validation, length, include_remainder=True)
-    return Dataset(tokenizer, prepared, StreamWindows(prepared.train, length), validation, None)
+    prepared, tokenizer, source = prepare_data(config, progress)
+    defaults = source.defaults if source else Defaults()
+    kind = defaults.windows if config.data.windows == "auto" else config.data.windows
+    train, validation = _windows(kind, prepared, config.model.max_seq_len)
+    judge = source.judge if source else None
+    floor = _floor(source, kind, prepared, config.model.max_seq_len)
+    return Dataset(tokenizer, prepared, train, validation, floor, judge, defaults)
 
 
 def prepare_data(
     config: RunConfig, progress: Progress | None = None, output_dir: Path | None = None
-) -> tuple[Prepared, Tokenizer, float | None]:
-    """Token files and tokenizer, and, for the built-in stories, the nats of surprise of all validation stories.
+) -> tuple[Prepared, Tokenizer, Source | None]:
+    """Token files, tokenizer, and the source of their text, which is None where `data` is a prepared folder.
 
-    Where `data` is a prepared folder, it is that; otherwise one in the cache, or `output_dir`.
+    Where it is one, these are its files; otherwise they are in the cache, or in `output_dir`.
     """
     if folder := _prepared_folder(config):
         if output_dir:
             raise UserError(f"{folder}: is prepared already; train with --data {folder}")
         return *_open_prepared(folder, config), None
-    corpus, validation, floor_nats = _corpora(config)
-    tokenizer = _tokenizer(config, corpus, validation, progress)
+    source = open_source(config.data, config.training.seed)
+    tokenizer = _tokenizer(config, source, progress)
     _require_pattern(config, tokenizer)
     prepared = prepare(
-        corpus,
+        source.training,
         tokenizer,
         cache_folder(config),
-        validation_corpus=validation,
+        validation_corpus=source.validation,
         max_tokens=config.data.max_corpus_tokens,
         output_dir=output_dir,
         progress=(lambda done, total: progress("encoding", done, total)) if progress else None,
     )
-    return prepared, tokenizer, floor_nats
+    return prepared, tokenizer, source
 
 
 def note_on_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> str | None:
@@ -108,13 +113,6 @@ def note_on_documents(prepared: Prepared, tokenizer: Tokenizer) -> str | None:
         f"warning: the tokenizer has no {END_OF_TEXT}: nothing marks where a document ends, so the model will not end "
         "one either; add that special token, or take another tokenizer"
     )
-
-
-def window_kind(config: RunConfig) -> str:
-    """`document` or `stream`: as configured, or what suits the data."""
-    if config.data.windows != "auto":
-        return config.data.windows
-    return "document" if config.data.is_stories else "stream"
 
 
 def cache_folder(config: RunConfig) -> Path:
@@ -158,38 +156,31 @@ def _require_pattern(config: RunConfig, tokenizer: Tokenizer) -> None:
         raise UserError(f"--pattern is {wanted}, but the tokenizer that is there splits text by {has}; leave it out")
 
 
-def _corpora(config: RunConfig) -> tuple[Corpus, Corpus | None, float | None]:
-    """The corpus, and where validation text comes apart from it: that, and for the stories its nats of surprise."""
-    if not config.data.is_stories:
-        return _text(config, config.data.data, config.data.max_documents), _validation(config), None
-    if config.data.val_data:
-        raise UserError("--val_data: the built-in stories bring their own validation stories; give --data, too")
-    seed = config.training.seed
-    held_out = validation_stories(seed, VALIDATION_STORIES)
-    count = min(config.data.max_documents or TRAINING_STORIES, TRAINING_STORIES)
-    training = StoryCorpus(seed, count, exclude={story.text for story in held_out})
-    return training, StoryCorpus(seed, VALIDATION_STORIES, split="validation"), sum(story.nats for story in held_out)
+def _windows(kind: str, prepared: Prepared, length: int) -> tuple[Windows, Windows]:
+    """What a sequence of `length` tokens sees in training and in validation, by `kind`: `document` or `stream`."""
+    if kind == "document":
+        return DocumentWindows(prepared.train, length), DocumentWindows(prepared.validation, length)
+    validation = StreamWindows(prepared.validation, length, include_remainder=True)
+    return StreamWindows(prepared.train, length), validation
 
 
-def _validation(config: RunConfig) -> Corpus | None:
-    return _text(config, config.data.val_data) if config.data.val_data else None
+def _floor(source: Source | None, kind: str, prepared: Prepared, length: int) -> float | None:
+    """Nats per token that no model can go below, known only where each window is a whole document."""
+    if source is None or source.floor_nats is None or kind != "document" or longest_document(prepared) > length:
+        return None
+    return source.floor_nats / prepared.validation.part.tokens
 
 
-def _text(config: RunConfig, names: tuple[str, ...], max_documents: int = 0) -> TextFiles:
-    options = config.data
-    return TextFiles(names, documents=options.documents, text_field=options.text_field, max_documents=max_documents)
-
-
-def _tokenizer(config: RunConfig, corpus: Corpus, validation: Corpus | None, progress: Progress | None) -> Tokenizer:
+def _tokenizer(config: RunConfig, source: Source, progress: Progress | None) -> Tokenizer:
     if config.data.tokenizer not in KINDS:
         return load_tokenizer(config.data.tokenizer, cache_folder(config))
-    folder = _tokenizer_folder(config, corpus, validation)
+    folder = _tokenizer_folder(config, source.training, source.validation)
     if (folder / "tokenizer.json").exists():
         return load_tokenizer(folder)
     report = (lambda done, total: progress("training the tokenizer", done, total)) if progress else None
     tokenizer = train_tokenizer(
         config.data.tokenizer,
-        [_text_for_tokenizer(config.data.tokenizer, corpus, validation)],
+        [_text_for_tokenizer(config.data.tokenizer, source.training, source.validation)],
         vocab_size=config.model.vocab_size,
         pattern=config.data.pattern,
         progress=report,

@@ -45,7 +45,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into the folder."""
-        (folder / MANIFEST_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":

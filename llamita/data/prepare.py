@@ -94,16 +94,10 @@ def prepare(
             if (corpus.fingerprint(), validation_corpus and validation_corpus.fingerprint()) != (source, validation):
                 raise UserError(f"{corpus.describe()}: the text changed while it was read; start again when it is done")
             tokenizer.save(partial)
+            split = validation_corpus.describe() if validation_corpus else f"the last {validation_share}"
+            texts = corpus.describe(), source, split, validation
             Manifest(
-                source=corpus.describe(),
-                source_fingerprint=source,
-                validation=validation_corpus.describe() if validation_corpus else f"the last {validation_share}",
-                validation_fingerprint=validation,
-                tokenizer_fingerprint=tokenizer.fingerprint,
-                vocab_size=tokenizer.vocab_size,
-                end_id=tokenizer.end_id,
-                parts=written,
-                identity=identity,
+                *texts, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.end_id, parts=written, identity=identity
             ).write(partial)
     return Prepared(folder)
 
@@ -259,6 +253,8 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
 
 def _rename(partial: Path, folder: Path) -> None:
     """Give the complete folder its name, unless another process that prepared the same text was faster."""
+    with suppress(OSError):
+        folder.rmdir()  # an empty folder that a person made: Windows renames nothing over it
     try:
         partial.rename(folder)
     except OSError:

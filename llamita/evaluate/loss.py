@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llamita.data import IGNORED, Batch, Windows
 from llamita.model import Llama
-from llamita.model.loss import Reduction
+from llamita.ops import Reduction
 
 TOKENS_AT_ONCE = 8192
 COUNTED_AT_ONCE = 1 << 20

@@ -1,4 +1,4 @@
-"""The functions of loops that are no Python: numba is told their types, and the instructions of LLVM they stand for.
+"""The LLVM instructions that kernels call as functions.
 
 A factory makes one of what `language.intrinsic` is given. numba calls what is decorated with the types of a call, and
 expects the signature and a function that generates the call's instructions.
@@ -16,7 +16,7 @@ BYTES_OF_PAIR = 4
 
 
 def pointer_to(kind: str) -> Any:
-    """A function (address) -> what lies there, as an array without an end."""
+    """A function (address) -> the numbers at that address, as an array without an end."""
     target = getattr(types, kind)
 
     @intrinsic
@@ -30,7 +30,7 @@ def pointer_to(kind: str) -> Any:
 
 
 def same_bits(given: str, seen: str) -> Any:
-    """A function (number of one kind) -> the number of another kind that has the same bits."""
+    """A function (number of one type) -> the number of another type that has the same bits."""
     source, target = getattr(types, given), getattr(types, seen)
 
     @intrinsic
@@ -44,7 +44,7 @@ def same_bits(given: str, seen: str) -> Any:
 
 
 def of_llvm(name: str) -> Any:
-    """The function of an fp32 number that LLVM calls so."""
+    """LLVM's function `name` of an fp32 number."""
 
     @intrinsic
     def function(_: Any, number: Any) -> Any:
@@ -57,7 +57,7 @@ def of_llvm(name: str) -> Any:
 
 
 def copying(kind: str) -> Any:
-    """A function (out, write, memory, read, count) that copies so many numbers from place `read` to place `write`."""
+    """A function (out, write, memory, read, count): copy `count` numbers from memory[read] to out[write]."""
     there = types.CPointer(getattr(types, kind))
 
     @intrinsic
@@ -73,16 +73,59 @@ def copying(kind: str) -> Any:
 
 
 def adding_together() -> Any:
-    """A function (place, number) that adds to an int64 what other threads add to as well -> what was there before."""
+    """A function (pointer, number): add to an int64 atomically -> its value before."""
 
     @intrinsic
-    def add(_: Any, place: Any, number: Any) -> Any:
+    def add(_: Any, pointer: Any, number: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.atomic_rmw("add", *arguments, "monotonic")
 
         return types.int64(types.CPointer(types.int64), types.int64), generate
 
     return add
+
+
+def reading(kind: str, step: int) -> Any:
+    """A function (span, i) -> the number of type `kind`, as int64, that begins `step` · i bytes after the span does.
+
+    It need not be aligned. A span is a named tuple (address, size).
+    """
+    number = getattr(types, kind)
+
+    @intrinsic
+    def read(_: Any, span: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            value = builder.load(_pointer_into(context, builder, number, step, *arguments))
+            value.align = 1
+            return value if number.bitwidth == 64 else builder.zext(value, context.get_value_type(types.int64))
+
+        return types.int64(span, types.int64), generate
+
+    return read
+
+
+def writing(kind: str, step: int) -> Any:
+    """A function (span, i, value) that writes the lowest bits of `value` where `reading` reads them."""
+    number = getattr(types, kind)
+
+    @intrinsic
+    def write(_: Any, span: Any, i: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            *place, value = arguments
+            value = value if number.bitwidth == 64 else builder.trunc(value, context.get_value_type(number))
+            builder.store(value, _pointer_into(context, builder, number, step, *place)).align = 1
+            return context.get_dummy_value()
+
+        return types.void(span, types.int64, types.int64), generate
+
+    return write
+
+
+def _pointer_into(context: Any, builder: Any, kind: Any, step: int, span: Any, i: Any) -> Any:
+    """A pointer to what begins `step` · i bytes after the beginning of a span."""
+    start = builder.extract_value(span, 0)
+    address = builder.add(start, builder.mul(i, context.get_constant(types.int64, step)))
+    return builder.inttoptr(address, context.get_value_type(kind).as_pointer())
 
 
 def tile_product(rows: int, vectors: int, lanes: int) -> Any:

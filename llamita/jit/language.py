@@ -1,19 +1,23 @@
-"""The words that loops are written in, besides Python's: helpers and intrinsics.
+"""The words that kernels are written in, besides Python's: helpers and intrinsics.
 
-Here they only say what they are. What they become is the compiler's business, so that a process whose loops were
-compiled before needs no compiler: numba and LLVM take half a second to import, and some 100 MiB.
+These objects only describe. `compiler.py` gives them their meaning, so that a process whose kernels are in the cache
+needs no compiler: numba and LLVM take half a second to import, and 100 MiB.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 REWRITES = frozenset({"nsz", "contract", "reassoc"})
-"""What the compiler may do to floating-point numbers: reorder sums, so that they become vectors; not forget that there
-are infinities and NaN, which a run that diverges is recognised by."""
+"""What LLVM may do to floating-point operations: reorder sums, so that they vectorize. It must respect infinities and
+NaN, by which a diverging run is recognised."""
+
+CHECKED = os.environ.get("LLAMITA_CHECKED_KERNELS") == "1"
+"""Whether kernels check every access to a span (`spans.py`), for tests; set before llamita is imported."""
 
 
 class Helper:
-    """A function that becomes a part of the loops that call it. Called from Python, it is Python."""
+    """A function that is compiled into the kernels that call it. Called from Python, it is Python."""
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
@@ -25,7 +29,7 @@ class Helper:
 
 
 class Intrinsic:
-    """A function that is no Python, but instructions: what `factory` in `intrinsics.py` makes of `given`."""
+    """LLVM instructions that kernels call as a function: what `factory` in `intrinsics.py` makes of `given`."""
 
     def __init__(self, factory: str, *given: str | int):
         self.factory, self.given = factory, given
@@ -37,5 +41,5 @@ def helper(function: Callable[..., Any]) -> Any:
 
 
 def intrinsic(factory: str, *given: str | int) -> Any:
-    """An `Intrinsic`, whose type is whatever a loop takes it for."""
+    """An `Intrinsic`, typed so that kernels may call it with anything."""
     return Intrinsic(factory, *given)

@@ -1,150 +1,206 @@
-"""Loops that a thread can run: each is compiled once on a machine, and found again from then on.
+"""Kernels: Python functions that are compiled once per machine, and loaded from the cache from then on.
 
-What was compiled is kept beside the loop's file, else where the person keeps what can be made again: as a library where
-the system has a linker, which to load costs nothing, else as the object file that LLVM made, which it can load.
+Code is kept as a shared library where the system has a linker: loading one costs nothing. Elsewhere it is kept as the
+object file that LLVM emits, which llvmlite can load. Where nothing can be kept, each process compiles.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
+import importlib.util
 import shutil
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
-from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llamita.errors import UserError
-from llamita.files import default_cache, write_atomically
-from llamita.jit.language import REWRITES
+from llamita.jit import code_cache
+from llamita.jit.digest import digest
+from llamita.jit.language import CHECKED, REWRITES
+from llamita.jit.object_file import load_object
 
-ENTRY = "loop"
-"""What the function is called in its file."""
+ENTRY = "kernel"
+"""The name of the function in its library."""
 LIBRARY, OBJECT = ".so", ".o"
-OF_PROCESSOR = "model name", "flags", "CPU implementer", "CPU part", "Features"
-"""The lines of /proc/cpuinfo that tell processors of Intel and AMD, and of Arm, from others."""
+COMPILERS = "numba", "llvmlite"
+
+_defined: "list[Kernel]" = []
+_compiling = threading.RLock()
 
 
-class Body:
-    """A function of one address, compiled when it first runs."""
+class Kernel:
+    """A function of int64 numbers that returns an int64 or None, compiled when it first runs. Used as a decorator.
 
-    def __init__(self, function: Callable[[Any], None], rewrites: frozenset[str] = REWRITES):
+    A call releases the GIL. It returns 0 for None. In a checked build (LLAMITA_CHECKED_KERNELS=1) it raises
+    `IndexError` for an access outside a span; such builds are never kept.
+    """
+
+    takes_table = False
+    checked = CHECKED
+
+    def __init__(self, function: Callable[..., Any], rewrites: frozenset[str] = REWRITES):
         self.function, self.rewrites = function, rewrites
+        self.parameters = len(signature(function).parameters)
         self.__doc__ = function.__doc__
+        _defined.append(self)
+
+    def __call__(self, *arguments: int) -> int:
+        """Run the kernel."""
+        return self.run(*arguments)
+
+    def is_compiled(self) -> bool:
+        """Whether the code is loaded or can be loaded from the cache, without a compiler; loads it."""
+        if "address" not in self.__dict__ and (found := self._load()) is not None:
+            self.__dict__["address"] = found
+        return "address" in self.__dict__
+
+    def compile(self) -> None:
+        """Compile or load the code now, rather than when it first runs."""
+        _ = self.address
 
     @cached_property
     def address(self) -> int:
-        """Where the machine code begins."""
-        return self._found() or self._made()
+        """Where the machine code begins. Raises `ImportError` where it must be compiled and numba is missing."""
+        with _compiling:
+            return self._load() or self._compile()
+
+    @property
+    def name(self) -> str:
+        """The name in the cache, without the key. Versions of Python compile different bytecode."""
+        return f"{self.function.__module__}.{self.function.__name__}.{sys.implementation.cache_tag}"
 
     @cached_property
-    def name(self) -> str:
-        """Of its files: another one for each version of all that the code depends on."""
-        source = Path(self.function.__code__.co_filename)
-        what = [self.function.__qualname__, *sorted(self.rewrites), _surroundings()]
-        content = hashlib.sha256("\n".join(what).encode() + source.read_bytes()).hexdigest()[:16]
-        return f"{source.stem}.{self.function.__name__}-{content}"
+    def key(self) -> str:
+        """The digest of all that the code depends on."""
+        facts = type(self).__name__, str(self.parameters), *sorted(self.rewrites)
+        return digest(self.function, *facts)
 
-    def _found(self) -> int | None:
-        for folder in self._folders():
-            for suffix in (LIBRARY, OBJECT):
-                try:
-                    return _load(folder / (self.name + suffix))
-                except OSError:  # it is not there, or damaged
-                    continue
-        return None
+    @property
+    def _source(self) -> Path:
+        return Path(self.function.__code__.co_filename)
 
-    def _made(self) -> int:
-        from llamita.jit.compiler import compile_loop  # not before: numba takes a while to import
+    def _load(self) -> int | None:
+        """The address of the code in the cache, or None."""
+        if self.checked:
+            return None
+        return _first_loaded(code_cache.find(self._source, self.name, self.key))
+
+    def _compile(self) -> int:
+        from llamita.jit.compiler import compile_kernel  # numba takes a while to import
 
         _announce()
-        code = compile_loop(self.function, self.rewrites, ENTRY)
-        for folder in self._folders():
-            try:
-                return _load(_keep(code, folder, self.name))
-            except (OSError, UserError):  # it cannot be written to, or nothing in it may be executed
-                continue
-        return _load_object(code)
+        code = compile_kernel(self.function, self.parameters, self.rewrites, ENTRY, self.takes_table, self.checked)
+        return (None if self.checked else self._keep(code)) or load_object(code, ENTRY)
 
-    def _folders(self) -> Iterator[Path]:
-        yield Path(self.function.__code__.co_filename).parent / "__pycache__"
-        yield default_cache() / "loops"
+    def _keep(self, code: bytes) -> int | None:
+        """Write the code into the cache and load it from there -> its address; None where that is not possible."""
+        library = _linked(code)
+        content, suffix = (code, OBJECT) if library is None else (library, LIBRARY)
+        return _first_loaded(code_cache.keep(self._source, self.name, self.key, content, suffix))
+
+    @cached_property
+    def run(self) -> Callable[..., int]:
+        """The kernel as a plain function, which takes less time to call.
+
+        Arguments are packed, since ctypes takes longer to convert several ints than to call.
+        """
+        pack = struct.Struct(f"{self.parameters}q").pack
+        call = self._call_checked if self.checked else ctypes.CFUNCTYPE(ctypes.c_int64)(self.address)
+        return lambda *arguments: call(pack(*arguments))
+
+    def _call_checked(self, arguments: bytes) -> int:
+        call, status = ctypes.CFUNCTYPE(ctypes.c_int64)(self.address), ctypes.c_int32()
+        result = call(arguments, ctypes.byref(status))
+        if status.value:
+            raise IndexError(f"{self.name} accesses memory outside a span")
+        return result
+
+
+class Body(Kernel):
+    """A kernel of one argument, the address of a table of int64 numbers; `pool.run` runs it on a thread pool."""
+
+    takes_table, checked = True, False
 
 
 def exact_body(function: Callable[[Any], None]) -> Body:
-    """A loop that is computed just as it is written, where its rounding adds up over the steps of a run."""
+    """A `Body` whose floating-point operations are computed just as written.
+
+    For kernels whose rounding accumulates over the steps of a run.
+    """
     return Body(function, frozenset())
+
+
+def defined_kernels() -> list[Kernel]:
+    """All kernels of the modules that were imported so far."""
+    return list(_defined)
+
+
+@cache
+def can_compile() -> bool:
+    """Whether numba and llvmlite can be imported. Imports them only where no compiled kernel shows that they work."""
+    if any(_is_missing(name) for name in COMPILERS):
+        return False
+    if any(kernel.is_compiled() for kernel in _defined):
+        return True
+    try:
+        importlib.import_module("llamita.jit.compiler")
+    except (ImportError, OSError):  # the latter where llvmlite does not find its library
+        return False
+    return True
+
+
+@cache
+def explain_missing_numba() -> None:
+    """Say once that nothing is compiled, and what to do."""
+    print(
+        "numba cannot be imported, so slower plain torch and Python run in place of compiled kernels; "
+        "pip install numba",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _is_missing(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is None
+    except (ImportError, ValueError):
+        return True
 
 
 @cache
 def _announce() -> None:
     """Say once why it takes a while."""
-    print("compiling loops, once on this machine …", file=sys.stderr, flush=True)
+    print("compiling kernels, once on this machine …", file=sys.stderr, flush=True)
 
 
-def _load(file: Path) -> int:
-    """The address of what is in a file. Raises `OSError` where there is no such file, or no such code in it."""
-    if file.suffix == OBJECT:
-        return _load_object(file.read_bytes())
-    address = ctypes.cast(ctypes.CDLL(str(file))[ENTRY], ctypes.c_void_p).value
-    assert address is not None, "a function that was found is somewhere"
-    return address
+def _first_loaded(files: Iterator[Path]) -> int | None:
+    """The address in the first file that can be loaded. Nothing may be executed from some file systems."""
+    for file in files:
+        try:
+            return load_object(file.read_bytes(), ENTRY) if file.suffix == OBJECT else _load_library(file)
+        except (OSError, ImportError, AttributeError):
+            continue
+    return None
 
 
-def _load_object(code: bytes) -> int:
-    from llvmlite import binding  # not before: it takes a while to import
-
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines.append(engine)
-    return engine.get_function_address(ENTRY)
-
-
-_engines: list[Any] = []
-"""Memory with code in it lives as long as its engine."""
-
-
-def _keep(code: bytes, folder: Path, name: str) -> Path:
-    """Write code into a folder -> its file. Raises `OSError` or `UserError` where that cannot be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    library = _linked(code)
-    file = folder / (name + (LIBRARY if library else OBJECT))
-    write_atomically(file, library or code)
-    return file
+def _load_library(file: Path) -> int | None:
+    return ctypes.cast(ctypes.CDLL(str(file))[ENTRY], ctypes.c_void_p).value
 
 
 def _linked(code: bytes) -> bytes | None:
-    """The library of one object file, where there is a linker that makes it."""
-    linker = shutil.which("cc") if os.name == "posix" else None
+    """The shared library of one object file, where there is a linker that makes it."""
+    linker = None if sys.platform == "win32" else shutil.which("cc")
     if linker is None:
         return None
-    with TemporaryDirectory() as folder:
-        made, library = Path(folder, "loop.o"), Path(folder, "loop.so")
-        made.write_bytes(code)
-        subprocess.run([linker, "-shared", "-o", library, made, "-lm"], capture_output=True)
-        return library.read_bytes() if library.exists() else None
-
-
-@cache
-def _surroundings() -> str:
-    """Changes with what loops are written in, what compiles them, and the processor that they are compiled for."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    written = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return "\n".join([written, version("numba"), version("llvmlite"), *_processor()])
-
-
-def _processor() -> list[str]:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = [platform.processor()]
-    told = (next((line for line in lines if line.startswith(name)), "") for name in OF_PROCESSOR)
-    return [platform.system(), platform.machine(), *lines[:1], *told]
+        with TemporaryDirectory() as folder:
+            made, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
+            made.write_bytes(code)
+            subprocess.run([linker, "-shared", "-Wl,-x", "-o", library, made, "-lm"], capture_output=True)
+            return library.read_bytes() if library.exists() else None
+    except OSError:  # no room for temporary files
+        return None

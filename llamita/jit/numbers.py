@@ -7,7 +7,7 @@ fp32, and round when they write.
 import numpy as np
 
 from llamita.jit.language import helper, intrinsic
-from llamita.jit.workers import AT_ONCE, ROWS
+from llamita.jit.pool import AT_ONCE, ROWS
 
 F = np.float32
 

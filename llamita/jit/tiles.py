@@ -18,10 +18,11 @@ nearest cache while rows go by: that makes products fast (Goto and van de Geijn,
 from functools import cache
 
 import numpy as np
-import torch
 
+from llamita.jit.cpu import CPUINFO, cpu_flags
 from llamita.jit.language import helper, intrinsic
 from llamita.jit.numbers import bf16s, uint32s
+from llamita.jit.object_file import host_has
 
 ROWS_OF_TILE, WIDTH, LANES = 8, 32, 16
 _BYTES = 4  # of a pair
@@ -32,8 +33,8 @@ _wide_row, _narrow_row = (intrinsic("tile_product", 1, vectors, LANES) for vecto
 
 @cache
 def has_bf16_products() -> bool:
-    """Whether the processor multiplies bf16 so (AVX512_BF16)."""
-    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    """Whether the processor has the instruction (AVX512_BF16)."""
+    return "avx512_bf16" in cpu_flags() if CPUINFO.exists() else host_has("avx512bf16")
 
 
 @helper

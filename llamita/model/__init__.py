@@ -4,10 +4,12 @@ from llamita.config import ModelConfig
 from llamita.model.attention import Attention
 from llamita.model.cache import KVCache
 from llamita.model.feed_forward import FeedForward, SwiGLU
+from llamita.model.linear import Linear
 from llamita.model.llama import Block, Llama, PostNormBlock
-from llamita.model.loss import LMHead, cross_entropy
+from llamita.model.loss import LMHead
 from llamita.model.norm import LayerNorm, RMSNorm
 from llamita.model.positions import LearnedPositions, RotaryEmbedding
+from llamita.ops import cross_entropy
 from llamita.targets import IGNORED
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "LMHead",
     "LayerNorm",
     "LearnedPositions",
+    "Linear",
     "Llama",
     "ModelConfig",
     "PostNormBlock",

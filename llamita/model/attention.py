@@ -1,24 +1,13 @@
 """Grouped-query attention."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
+from llamita import ops
 from llamita.config import ModelConfig
 from llamita.model.cache import NO_CACHE, LayerCache, NoCache
+from llamita.model.linear import Linear
 from llamita.model.norm import RMSNorm
 from llamita.model.positions import Rotation, choose_rotation
-
-
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q · kᵀ / sqrt(head_dim)) · v, where a query sees the keys that `mask` shows it.
-
-    q (batch, heads, seq, head_dim); k, v (batch, kv_heads, keys, head_dim), where kv_heads divides heads and
-    neighbouring query heads share one; mask (batch, 1, seq, keys) bool, or None: the causal triangle.
-    """
-    grouped = q.shape[1] != k.shape[1]
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
@@ -33,15 +22,13 @@ class Attention(nn.Module):
         """`rope` lets the layers of one model share a table of angles; alone, a layer makes its own."""
         super().__init__()
         self.head_dim = config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.bias)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.bias)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.bias)
-        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.bias)
+        self.q_proj = Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.bias)
+        self.k_proj = Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.bias)
+        self.v_proj = Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=config.bias)
+        self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.bias)
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.rope = rope or choose_rotation(config)
-        # An attribute, as the kernels of other parts: faster ones can be put in its place from outside.
-        self.kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = causal_attention
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: LayerCache | NoCache = NO_CACHE
@@ -54,8 +41,8 @@ class Attention(nn.Module):
         q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         q, k = self.rope.rotate(self.q_norm(q), positions), self.rope.rotate(self.k_norm(k), positions)
         k, v = cache.append(k, v, positions)  # (batch, kv_heads, keys, head_dim); without a cache, as they are
-        mixed = self.kernel(q, k, v, mask)  # (batch, heads, seq, head_dim)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+        out = ops.attention(q, k, v, mask)  # (batch, heads, seq, head_dim)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> Tensor:
         """(batch, seq, heads · head_dim) -> (batch, heads, seq, head_dim)."""

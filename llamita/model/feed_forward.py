@@ -3,14 +3,11 @@
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu, relu, silu
+from torch.nn.functional import gelu, relu
 
+from llamita import ops
 from llamita.config import ModelConfig
-
-
-def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up, where silu(x) = x / (1 + e^-x)."""
-    return silu(gate) * up
+from llamita.model.linear import Linear
 
 
 class SwiGLU(nn.Module):
@@ -21,14 +18,13 @@ class SwiGLU(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, bias: bool = False):
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
-        self.kernel: Callable[[Tensor, Tensor], Tensor] = gated_silu
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., hidden) -> (..., hidden)."""
-        return self.down_proj(self.kernel(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class FeedForward(nn.Module):
@@ -38,9 +34,9 @@ class FeedForward(nn.Module):
         self, hidden_size: int, intermediate_size: int, activation: Callable[[Tensor], Tensor], bias: bool = False
     ):
         super().__init__()
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
         self.activation = activation
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., hidden) -> (..., hidden)."""

@@ -16,9 +16,10 @@ from llamita.model.attention import Attention
 from llamita.model.cache import NO_CACHE, KVCache, LayerCache, NoCache
 from llamita.model.feed_forward import choose_feed_forward
 from llamita.model.init import initialize, let_heads_copy
-from llamita.model.loss import LMHead, Reduction
+from llamita.model.loss import LMHead
 from llamita.model.norm import choose_norm
 from llamita.model.positions import Rotation, choose_embedding, choose_rotation
+from llamita.ops import Reduction
 
 
 class Block(nn.Module):
@@ -109,6 +110,7 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         document_ids: Tensor | None = None,
         cache: KVCache | None = None,
+        logits_at: Tensor | None = None,
         reduction: Reduction = "mean",
     ) -> Tensor:
         """Logits (batch, seq, vocab_size), or, where targets are given, the loss in nats.
@@ -118,6 +120,8 @@ class Llama(nn.Module):
                            what the cache holds
         document_ids       (batch, seq) int64: tokens see only those of their own document
         cache              holds the keys and values of earlier calls, and of this one after it
+        logits_at          (batch,) int64: the index in `ids` after which logits are wanted, which then are
+                           (batch, 1, vocab_size); default: after every token
         reduction          of the loss: "mean" over the targets that count, "sum", or "none"
 
         Raises `ValueError` for sequences longer than `max_seq_len`, and for tokens that do not fit into the cache.
@@ -126,7 +130,11 @@ class Llama(nn.Module):
         own = None if document_ids is None else same_document(document_ids)
         positions = self._positions(ids, positions, own, cache)
         mask = self._mask(positions, own, cache)
-        return self.lm_head(self.model(ids, positions, mask, cache), targets, reduction)
+        hidden = self.model(ids, positions, mask, cache)  # (batch, seq, hidden)
+        if logits_at is not None:
+            rows = torch.arange(len(hidden), device=hidden.device)
+            hidden = hidden[rows, logits_at].unsqueeze(1)  # (batch, 1, hidden): the head computes no other logits
+        return self.lm_head(hidden, targets, reduction)
 
     def _check_size(self, ids: Tensor, document_ids: Tensor | None, cache: KVCache | None) -> None:
         if ids.shape[1] > self.config.max_seq_len:

@@ -1,19 +1,10 @@
 """What keeps activations in range: RMSNorm, LayerNorm, or nothing."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
 
+from llamita import ops
 from llamita.config import ModelConfig
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight, over the last dimension; the statistics are fp32 whatever the type of x."""
-    wide = x.float()
-    normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return normed.to(x.dtype) * weight
 
 
 class RMSNorm(nn.Module):
@@ -24,16 +15,18 @@ class RMSNorm(nn.Module):
     Unlike LayerNorm it neither centres nor shifts. The statistics are computed in fp32 whatever the type of x.
     """
 
-    def __init__(self, size: int, eps: float = 1e-5):
-        """`size`: length of the last dimension. `eps`: added to the mean square, against division by zero."""
+    def __init__(self, size: int, eps: float = 1e-5, *, in_stream: bool = False):
+        """`size`: length of the last dimension. `eps`: added to the mean square, against division by zero.
+
+        `in_stream`: the result is the residual stream itself, as in post-norm, not what a matrix product reads.
+        """
         super().__init__()
-        self.eps = eps
+        self.eps, self.in_stream = eps, in_stream
         self.weight = nn.Parameter(torch.ones(size))
-        self.kernel: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., size) -> the same shape; the type is that of x times the gain."""
-        return self.kernel(x, self.weight, self.eps)
+        """x (..., size) -> the same shape."""
+        return ops.rms_norm(x, self.weight, self.eps, keep_dtype=self.in_stream)
 
 
 class LayerNorm(nn.Module):
@@ -46,10 +39,13 @@ class LayerNorm(nn.Module):
 
     bias: Tensor
 
-    def __init__(self, size: int, eps: float = 1e-5, bias: bool = True):
-        """`size`: length of the last dimension. `eps`: added to the variance. Without `bias` the shift stays zero."""
+    def __init__(self, size: int, eps: float = 1e-5, bias: bool = True, *, in_stream: bool = False):
+        """`size`: length of the last dimension. `eps`: added to the variance. Without `bias` the shift stays zero.
+
+        `in_stream`: as for `RMSNorm`.
+        """
         super().__init__()
-        self.eps = eps
+        self.eps, self.in_stream = eps, in_stream
         self.weight = nn.Parameter(torch.ones(size))
         if bias:
             self.bias = nn.Parameter(torch.zeros(size))
@@ -57,17 +53,17 @@ class LayerNorm(nn.Module):
             self.register_buffer("bias", torch.zeros(size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., size) -> the same shape; the type is that of x times the gain."""
-        normed = layer_norm(x.float(), self.weight.shape, eps=self.eps)  # centred, of variance one
-        return normed.to(x.dtype) * self.weight + self.bias
+        """x (..., size) -> the same shape."""
+        return ops.layer_norm(x, self.weight, self.bias, self.eps, keep_dtype=self.in_stream)
 
 
 def choose_norm(config: ModelConfig) -> nn.Module:
     """The norm of the residual stream that `config.norm` names."""
+    in_stream = config.norm_position == "post"
     match config.norm:
         case "rms":
-            return RMSNorm(config.hidden_size, config.norm_eps)
+            return RMSNorm(config.hidden_size, config.norm_eps, in_stream=in_stream)
         case "layer":
-            return LayerNorm(config.hidden_size, config.norm_eps, config.bias)
+            return LayerNorm(config.hidden_size, config.norm_eps, config.bias, in_stream=in_stream)
         case "none":
             return nn.Identity()

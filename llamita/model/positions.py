@@ -5,25 +5,13 @@ both places; the class of the other place lets through what it gets.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from llamita import ops
 from llamita.config import ModelConfig
-
-
-def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
-    """Turn the pairs (i, head_dim / 2 + i) of x (batch, heads, seq, head_dim) by the angles of their positions.
-
-    cos, sin (max_seq_len, head_dim / 2) fp32; positions (seq,) or (batch, seq) int64.
-    """
-    cos, sin = cos[positions], sin[positions]  # (seq, half) or (batch, seq, half)
-    if positions.dim() == 2:
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, seq, half): the same for all heads
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 class RotaryEmbedding(nn.Module):
@@ -44,11 +32,10 @@ class RotaryEmbedding(nn.Module):
         angles = torch.outer(torch.arange(config.max_seq_len).float(), frequencies(config))
         self.register_buffer("cos", angles.cos(), persistent=False)  # (max_seq_len, head_dim / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
-        self.kernel: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = rotate_pairs
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (batch, heads, seq, head_dim), positions (seq,) or (batch, seq) int64 -> x turned, same shape and type."""
-        return self.kernel(x, self.cos, self.sin, positions)
+        return ops.rope(x, self.cos, self.sin, positions)
 
 
 def frequencies(config: ModelConfig) -> Tensor:

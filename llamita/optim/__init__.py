@@ -1,6 +1,8 @@
 """What turns gradients into updates: AdamW, learning-rate schedules, clipping, loss scaling."""
 
-from llamita.optim.adamw import AdamW, decay_groups
+from llamita.optim.adamw import AdamW
+from llamita.optim.base import Optimizer, set_learning_rate
+from llamita.optim.build import build_optimizer, decay_groups
 from llamita.optim.clipping import clip_grad_norm_
 from llamita.optim.loss_scaling import DynamicLossScaling, NoScaling, Scaling
 from llamita.optim.schedule import constant_schedule, cosine_schedule, linear_schedule, make_schedule
@@ -9,11 +11,14 @@ __all__ = [
     "AdamW",
     "DynamicLossScaling",
     "NoScaling",
+    "Optimizer",
     "Scaling",
+    "build_optimizer",
     "clip_grad_norm_",
     "constant_schedule",
     "cosine_schedule",
     "decay_groups",
     "linear_schedule",
     "make_schedule",
+    "set_learning_rate",
 ]

@@ -1,15 +1,31 @@
 """AdamW by hand."""
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from llamita.ops.cpu.adamw import adamw
-from llamita.ops.cpu.flat import Row, Update, can_update
+from llamita.optim.base import Optimizer
+from llamita.optim.dispatch import use_fused_kernel
+
+Row = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A parameter, its gradient, m and v."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update, but for the parameters: hyperparameters, and the number `step` of the update, from 1."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    step: int
 
 
 class AdamW(Optimizer):
@@ -36,12 +52,6 @@ class AdamW(Optimizer):
             raise ValueError(f"out of range: lr {lr}, betas {betas}, eps {eps}, weight_decay {weight_decay}")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
-    # torch wraps these such that their first call imports its compiler: a second and 70 MB, for nothing here.
-    add_param_group = inspect.unwrap(Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(Optimizer.zero_grad)
-    state_dict = inspect.unwrap(Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient. Returns what `closure` returns, where one is given."""
@@ -52,9 +62,13 @@ class AdamW(Optimizer):
         for group in self.param_groups:
             for step, rows in self._rows(group).items():
                 beta1, beta2 = group["betas"]
-                update = Update(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step)
-                (adamw if can_update(rows) else _plain_adamw)(rows, update)
+                update_rows(rows, Update(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step))
         return loss
+
+    def state_bytes(self) -> int:
+        """m and v, each of the parameter's size and dtype."""
+        parameters = (parameter for group in self.param_groups for parameter in group["params"])
+        return sum(2 * parameter.numel() * parameter.element_size() for parameter in parameters)
 
     def _rows(self, group: dict[str, Any]) -> dict[int, list[Row]]:
         """Parameters with gradients, these, m and v; by the number of their update, which is the same for most."""
@@ -74,8 +88,16 @@ class AdamW(Optimizer):
         return state
 
 
-def _plain_adamw(rows: Sequence[Row], update: Update) -> None:
-    """The same by torch's own operations, each on all parameters at once, which spares a GPU thousands of launches."""
+def update_rows(rows: Sequence[Row], update: Update) -> None:
+    """Update parameters, m and v in place: by the fused kernel where there is one for them, else by the formulas."""
+    if use_fused_kernel(chain.from_iterable(rows)):
+        adamw(rows, **asdict(update))
+    else:
+        reference_adamw(rows, update)
+
+
+def reference_adamw(rows: Sequence[Row], update: Update) -> None:
+    """The formulas, each operation on all parameters at once, which spares a GPU thousands of launches."""
     together: Any = torch  # whose operations on lists have no public names
     parameters, grads, means, squares = (list(column) for column in zip(*rows, strict=True))
     together._foreach_lerp_(means, grads, 1 - update.beta1)
@@ -86,12 +108,3 @@ def _plain_adamw(rows: Sequence[Row], update: Update) -> None:
     together._foreach_add_(unbiased, update.eps)
     together._foreach_mul_(parameters, 1 - update.lr * update.weight_decay)
     together._foreach_addcdiv_(parameters, means, unbiased, -update.lr / (1 - update.beta1**update.step))
-
-
-def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices, which decay, and gains and biases, which do not."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from llamita.ops.cpu.flat import lies_flat
-from llamita.ops.cpu.squares import joint_norm, scale_together
+from llamita.ops.cpu.global_norm import global_norm, scale_
+from llamita.optim.dispatch import use_fused_kernel
 
 
 @torch.no_grad()
@@ -20,10 +20,10 @@ def clip_grad_norm_(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return torch.zeros(())
-    if all(lies_flat(grad) for grad in grads):
-        norm = joint_norm(grads)
+    if use_fused_kernel(grads):
+        norm = global_norm(grads)
         if norm > max_norm:
-            scale_together(grads, (max_norm / (norm + 1e-6)).item())
+            scale_(grads, (max_norm / (norm + 1e-6)).item())
         return norm
     norm = torch.stack([grad.float().norm() for grad in grads]).norm()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # a tensor: nobody waits for the device

@@ -66,14 +66,25 @@ def _start(module: str, work: Mapping[str, Any], rank: int, world_size: int, por
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     environment = {**os.environ, **{name: str(value) for name, value in {**place, **meeting}.items()}}
-    # A process group of its own: Ctrl-C on a terminal reaches the parent alone, which hands it on once to each.
     words = [sys.executable, "-m", module]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, text=True, process_group=0)
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, text=True, **_own_process_group())
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it is gone already, which `_wait` will see
         process.stdin.write(json.dumps(work) + "\n")
         process.stdin.flush()
     return process
+
+
+def _own_process_group() -> dict[str, Any]:
+    """The option of `Popen` with which Ctrl-C on a terminal reaches the parent alone, which passes it on to each."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # pyright: ignore[reportAttributeAccessIssue]
+    return {"process_group": 0}
+
+
+def _signal(process: "subprocess.Popen[str]", number: int) -> None:
+    """Send a signal; Windows can interrupt another process group by Ctrl-Break only."""
+    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", number))
 
 
 def _wait(processes: "list[subprocess.Popen[str]]", asked_to_stop: Callable[[], int | None]) -> bool:
@@ -84,7 +95,7 @@ def _wait(processes: "list[subprocess.Popen[str]]", asked_to_stop: Callable[[], 
         if number is not None and not signalled:
             signalled = True
             for process in processes:
-                process.send_signal(number)
+                _signal(process, number)
         if deadline == math.inf and any(process.poll() for process in processes):
             deadline = time.monotonic() + LAST_WORDS
         time.sleep(LOOK_EVERY)

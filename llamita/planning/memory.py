@@ -18,11 +18,12 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from llamita import ops
 from llamita.config import ModelConfig, RunConfig, replace
 from llamita.evaluate.loss import TOKENS_AT_ONCE
 from llamita.model import Llama
-from llamita.ops.cpu.workspace import imagining
-from llamita.optim import AdamW
+from llamita.ops.cpu.scratch import fake_buffers
+from llamita.optim import Optimizer, build_optimizer
 from llamita.runtime.hardware import Hardware
 
 FEW_LAYERS = 1, 2
@@ -55,7 +56,7 @@ class Memory:
 
 def training_memory(config: RunConfig, hardware: Hardware) -> Memory:
     """What training by `config` takes on `hardware`, where the vocabulary has the size that is asked for."""
-    parameters = sum(count_parameters(config.model).values())
+    parameters, state = sum(count_parameters(config.model).values()), optimizer_state_bytes(config)
     layers = config.model.num_layers
     few, more = FEW_LAYERS if layers > max(FEW_LAYERS) else (layers, layers)
     phases = _phases(replace(config, num_layers=few), hardware)
@@ -65,15 +66,21 @@ def training_memory(config: RunConfig, hardware: Hardware) -> Memory:
     activations = phases.pop("activations")
     if config.run.sample_every:
         tokens = config.run.sample_count * config.model.max_seq_len
-        phases["samples"] = 12 * parameters + tokens * cache_bytes_per_token(config.model, bytes_per_number=4)
+        phases["samples"] = 4 * parameters + state + tokens * cache_bytes_per_token(config.model, bytes_per_number=4)
     heap = HEAP.get(hardware.precision, 1.0) if hardware.device == "cpu" else 1.0
-    return Memory(4 * parameters, 4 * parameters, 8 * parameters, activations, round(heap * max(phases.values())))
+    return Memory(4 * parameters, 4 * parameters, state, activations, round(heap * max(phases.values())))
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
     """Parameters by group, as of `Llama.num_parameters`, without allocating them."""
     with torch.device("meta"):
         return Llama(config).num_parameters()
+
+
+def optimizer_state_bytes(config: RunConfig) -> int:
+    """Bytes of the optimizer's state after the first update, without allocating it."""
+    with torch.device("meta"):
+        return build_optimizer(config.optimizer, Llama(config.model)).state_bytes()
 
 
 def cache_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int:
@@ -84,15 +91,15 @@ def cache_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int
 def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
     """Peak bytes of evaluation, forward pass, backward pass and optimizer; and the activations."""
     with torch.device("meta"):
-        model = hardware.prepare(Llama(config.model))
+        model = Llama(config.model)
     asked_for = config.run.micro_batch_size
     rows = asked_for if isinstance(asked_for, int) and asked_for else config.training.batch_size
-    with FakeTensorMode(), _Ledger() as ledger, imagining():
+    with ops.backend(hardware.kernels), FakeTensorMode(), _Ledger() as ledger, fake_buffers():
         tensors = {name: torch.empty(value.shape, dtype=value.dtype, device=hardware.device).requires_grad_(learned)
                    for named, learned in ((model.named_parameters(), True), (model.named_buffers(), False))
                    for name, value in named}  # fmt: skip
         weights = [tensor for tensor in tensors.values() if tensor.requires_grad]
-        optimizer = AdamW(weights)
+        optimizer = _optimizer_of(tensors, model, config)
         _allocate_state(optimizer, weights)
         phases = {}
         for weight in weights:  # which the second micro-batch adds to, and the plan's second step on trial
@@ -118,7 +125,16 @@ def _loss(model: Llama, tensors: dict[str, Tensor], config: RunConfig, hardware:
         return functional_call(model, tensors, (ids, ids), {"reduction": "sum"})
 
 
-def _allocate_state(optimizer: AdamW, weights: list[Tensor]) -> None:
+def _optimizer_of(tensors: dict[str, Tensor], model: Llama, config: RunConfig) -> Optimizer:
+    """The optimizer of the run, with `tensors` in place of the parameters of these names."""
+    optimizer = build_optimizer(config.optimizer, model)
+    stand_ins = {parameter: tensors[name] for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["params"] = [stand_ins[parameter] for parameter in group["params"]]
+    return optimizer
+
+
+def _allocate_state(optimizer: Optimizer, weights: list[Tensor]) -> None:
     """After the first update there is always an optimizer state."""
     for weight in weights:
         weight.grad = torch.empty_like(weight)

@@ -1,4 +1,4 @@
-"""What the matrix units of this machine can do, measured: the yardstick of every run's speed."""
+"""Peak FLOP/s of this machine, measured, and model FLOP utilization. Both are printed only; they decide nothing."""
 
 import time
 
@@ -14,8 +14,8 @@ ENOUGH = 0.005  # seconds of a product: a precision that a processor only imitat
 ROUNDS = 3
 
 
-def matrix_peak(hardware: Hardware) -> float:
-    """Floating-point operations per second of one large product in the precision of the run, at its best.
+def peak_flops(hardware: Hardware) -> float:
+    """FLOP/s of one large matrix product in the precision of the run, at its best.
 
     The best of a few products, since what else runs can only lengthen one.
     """
@@ -47,3 +47,8 @@ def flops_per_token(config: ModelConfig, parameters: int) -> int:
     rows = (0 if config.tie_embeddings else config.vocab_size) + config.max_seq_len * (config.position == "learned")
     attention = 6 * config.num_layers * config.num_heads * config.head_dim * config.max_seq_len
     return 6 * (parameters - rows * config.hidden_size) + attention
+
+
+def utilization(flops_per_second: float, peak: float) -> float:
+    """Model FLOP utilization (Chowdhery et al., 2022): what the model needs, as a share of what the hardware can do."""
+    return flops_per_second / peak

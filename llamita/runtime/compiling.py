@@ -1,4 +1,4 @@
-"""Whether `torch.compile` joins the steps of a model into fewer, larger ones: a run then waits before it is faster."""
+"""A model compiled by `torch.compile`, and what stands in the way of that."""
 
 import os
 import shutil
@@ -10,38 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from llamita.errors import UserError
-from llamita.runtime.hardware import Hardware
 from llamita.targets import IGNORED
 
 Kind = Literal["off", "on", "graphs"]
 
-PAYS_AFTER = {"cpu": 600, "cuda": 180}
-"""Seconds of training after which the wait is won back. On two CPU cores it is 20 s, and a tenth of a step is saved; on
-a GPU more of both (an estimate: not measured here)."""
-TYPICAL_SHARE = 0.4  # of the matrix peak that a step reaches before it is compiled
 COMPILERS = "c++", "g++", "clang++"
-
-
-def choose_compile(
-    wish: Kind | Literal["auto"], hardware: Hardware, expected_flops: float, peak: float
-) -> tuple[Kind, str]:
-    """How to compile, and why. Raises `UserError` where it is asked for, but cannot be done.
-
-    `expected_flops`: of the steps that are left; `peak`: FLOP/s of the matrix units, as of `matrix_peak`.
-    """
-    problem = compile_problem(hardware.device)
-    if wish in ("on", "graphs") and problem:
-        raise UserError(f"--compile {wish}: {problem}; use --compile auto or off")
-    if wish != "auto":
-        return wish, "asked for"
-    if hardware.computes_natively:
-        return "off", "own kernels need no wait"
-    if problem:
-        return "off", problem
-    seconds, least = expected_flops / (peak * TYPICAL_SHARE), PAYS_AFTER[torch.device(hardware.device).type]
-    if seconds < least:
-        return "off", f"the run is too short to win back the wait: about {seconds:,.0f} s"
-    return "on", f"the run is long enough: about {seconds:,.0f} s"
 
 
 def compile_problem(device: str) -> str | None:

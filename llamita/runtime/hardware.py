@@ -1,23 +1,22 @@
 """Where a run is computed, and in which precision: what `auto` means, and how it is applied to a model."""
 
 import ctypes
-import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from llamita.config import ExecutionConfig
+from llamita import jit, ops
+from llamita.config import ExecutionConfig, ModelConfig
 from llamita.errors import UserError
-from llamita.model import Attention, LayerNorm, Llama, RMSNorm
+from llamita.model import Llama
 from llamita.optim import DynamicLossScaling, NoScaling, Scaling
 from llamita.parallel import Processes
-from llamita.runtime.acceleration import accelerate
+from llamita.runtime.threads import choose_threads, usable_cores
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,14 +30,6 @@ BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of 
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """How much native kernels take at once: queries of attention, tokens of the head; 0: what they do by themselves."""
-
-    attention_block: int = 0
-    head_block: int = 0
-
-
-@dataclass(frozen=True)
 class Hardware:
     """Where and how a run is computed: what was asked for, with every `auto` decided."""
 
@@ -46,7 +37,6 @@ class Hardware:
     precision: str
     threads: int
     kernels: str = "native"
-    blocks: Blocks = Blocks()
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Why each was chosen, where nobody asked for it."""
 
@@ -57,8 +47,8 @@ class Hardware:
 
     @property
     def computes_natively(self) -> bool:
-        """Whether llamita's own kernels compute: they are for bf16 on a CPU."""
-        return self.kernels == "native" and _kernels_fit(self.device, self.precision)
+        """Whether fused kernels compute the model: they are for bf16 on a CPU."""
+        return self.kernels == "native" and self.device == "cpu" and self.precision == "bf16"
 
     def __str__(self) -> str:
         because = {name: f" ({reason})" for name, reason in self.reasons.items()}
@@ -68,25 +58,12 @@ class Hardware:
         return ", ".join(parts)
 
     def apply(self, model: Llama) -> Llama:
-        """Put `model` on the device, and its parts into the precision that is fastest there."""
+        """Set the threads and the op backend of this process, and move `model` to the device -> the model."""
         torch.set_num_threads(self.threads)
+        ops.backend.use(self.kernels)
         if self.device == "cpu":
             _keep_freed_memory()
-        return self.prepare(model).to(self.device)
-
-    def prepare(self, model: Llama) -> Llama:
-        """Put the parts of `model` into the precision that is fastest on the device."""
-        if self.precision in AUTOCAST:
-            hands_on_fp32 = LayerNorm if self.computes_natively else (RMSNorm, LayerNorm)
-            for module in model.modules():
-                # (A post-norm makes the residual stream itself, which stays in fp32.)
-                if isinstance(module, hands_on_fp32) and model.config.norm_position == "pre":
-                    module.register_forward_hook(_narrow)
-                if isinstance(module, Attention) and self.device == "cpu":
-                    module.kernel = _in_fp32(module.kernel)
-            if self.computes_natively:
-                accelerate(model, self.blocks.attention_block, self.blocks.head_block)
-        return model
+        return model.to(self.device)
 
     def wait(self) -> None:
         """Wait until the device has done what it was asked to: before a clock is read."""
@@ -107,30 +84,30 @@ class Hardware:
         return DynamicLossScaling(**(state or {})) if self.precision == "fp16" else NoScaling()
 
 
-def choose_hardware(config: ExecutionConfig, processes: Processes = Processes()) -> Hardware:  # noqa: B008  (frozen)
-    """Decide every `auto`. Raises `UserError` for a device that is not there, or not for so many processes."""
+def choose_hardware(
+    config: ExecutionConfig,
+    processes: Processes = Processes(),  # noqa: B008  (frozen)
+    model: ModelConfig | None = None,
+) -> Hardware:
+    """Decide every `auto`, by the machine and the shape of `model`, never by the load.
+
+    Raises `UserError` for a device that is not there, or not for so many processes.
+    """
     device = _best_device() if config.device == "auto" else config.device
     _check_device(device)
     if processes.world_size > 1:
         _take_device(device, processes)
     precision = best_precision(device) if config.precision == "auto" else config.precision
     reasons = {"precision": PRECISION_REASONS[precision]} if config.precision == "auto" else {}
-    kernels, reasons["kernels"] = _choose_kernels(config, device, precision)
-    threads = config.threads or max(1, _usable_cores() // processes.local_world_size)
+    kernels, reasons["kernels"] = _choose_kernels(config.kernels)
+    threads = config.threads or choose_threads(model, usable_cores() // processes.local_world_size)
     return Hardware(device, precision, threads, kernels, reasons=reasons)
 
 
-def _choose_kernels(config: ExecutionConfig, device: str, precision: str) -> tuple[str, str]:
-    fit = _kernels_fit(device, precision)
-    if config.kernels == "native" and not fit:
-        raise UserError(f"--kernels native are for bf16 on a CPU, not for {precision} on {device}: use --kernels auto")
-    if config.kernels != "auto":
-        return config.kernels, "asked for"
-    return ("native", "the fastest for bf16 on a CPU") if fit else ("plain", "native ones are for bf16 on a CPU")
-
-
-def _kernels_fit(device: str, precision: str) -> bool:
-    return device == "cpu" and precision == "bf16"
+def _choose_kernels(wish: str) -> tuple[str, str]:
+    if wish != "auto":
+        return wish, "asked for"
+    return ("native", "fused where they fit") if jit.available() else ("plain", "numba cannot be imported")
 
 
 def best_precision(device: str) -> str:
@@ -177,9 +154,9 @@ def require_places(device: str, processes: int) -> None:
             f"--world_size: {processes:,} processes here, but each needs a GPU, and there are "
             f"{torch.cuda.device_count()}: lower it, or use --device cpu"
         )
-    if processes > (most := PROCESSES_PER_CORE * _usable_cores()):
+    if processes > (most := PROCESSES_PER_CORE * usable_cores()):
         raise UserError(
-            f"--world_size: {processes:,} processes on {_usable_cores():,} cores would only wait for one another: "
+            f"--world_size: {processes:,} processes on {usable_cores():,} cores would only wait for one another: "
             f"at most {most:,} are started here"
         )
 
@@ -203,32 +180,9 @@ def _check_device(device: str) -> None:
         raise UserError(f"--device {device} cannot be used here ({reason}): use --device {other}") from None
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one: to hand it back and fault it in takes a tenth of a step."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3
         libc.mallopt(m_mmap_threshold, 1 << 30)
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
-
-
-def _narrow(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """What a norm hands on is read by several products: cast once here, autocast would do it again for each of them."""
-    kind = output.device.type
-    return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output
-
-
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-
-
-def _in_fp32(kernel: Kernel) -> Kernel:
-    """torch's CPU attention is several times slower backward in bf16 than in fp32 (seen with torch 2.13)."""
-
-    def wide(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return kernel(q.float(), k.float(), v.float(), mask)
-
-    return wide

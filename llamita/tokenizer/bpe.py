@@ -9,21 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llamita.errors import UserError
+from llamita.jit import available
 from llamita.tokenizer.base import Tokenizer, plain_ids, unknown_id
 from llamita.tokenizer.hf_json import bpe_json, merges_of_ranks
+from llamita.tokenizer.kernels.encoding import ENCODING
+from llamita.tokenizer.native import NativeEncoder
 from llamita.tokenizer.patterns import last_break, require_pattern
 from llamita.tokenizer.plain import PlainEncoder
 from llamita.tokenizer.special import SpecialTokens
 from llamita.tokenizer.streaming import encode_stream, repair, slices_at_breaks
 from llamita.tokenizer.vocabulary import number_vocabulary
-
-if TYPE_CHECKING:
-    from llamita.tokenizer.native import NativeEncoder
 
 SLICES_A_THREAD = 2  # few: between slices threads wait for Python's lock, and at the end for one another
 LEAST_SLICE = 1 << 16  # characters that are worth a thread
@@ -39,7 +39,8 @@ class BPETokenizer(Tokenizer):
     vocab: id -> bytes. merges: pairs in the order they were learned. special_tokens: those whose UTF-8 bytes are in
     the vocabulary keep that id, others get the next ids in order; a dict names the ids. pattern: "gpt2", "cl100k" or
     "llama3". `merges=None` means that ids are ranks (see `from_ranks`). ignore_merges: a piece that is a token is never
-    cut, also where the merges would not lead to it; so for ranks. plain: the same ids by plain Python, slowly.
+    cut, also where the merges would not lead to it; so for ranks. plain: the same ids by plain Python, slowly, which is
+    also what runs where numba cannot be imported; a line on stderr says so.
 
     Raises UserError for an unknown pattern, a merge whose result isn't in the vocabulary, or an id used twice.
 
@@ -101,10 +102,8 @@ class BPETokenizer(Tokenizer):
     def _encoder(self) -> "NativeEncoder | PlainEncoder":
         """Made when the first text comes, since the kernels' tables take a moment."""
         ranks = None if self._merges is None else self._merge_ranks
-        if self._plain:
+        if self._plain or not available(*ENCODING):
             return PlainEncoder(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges)
-        from llamita.tokenizer.native import NativeEncoder  # numba takes half a second to import
-
         return NativeEncoder(number_vocabulary(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,17 +1,16 @@
-"""Byte-pair encoding at native speed: the memory that the kernels of `kernels.py` work on, and who may use it when.
+"""Byte-pair encoding at native speed: the memory that the kernels of `kernels/` work on, and who may use it when.
 
 `_Shared` is made of a vocabulary once, and only read then. A `_Workspace` is one thread's: its buffers, and the pieces
 that it remembers. An encoder keeps those that nobody uses at the moment, so that threads never wait for one another.
 """
 
-import sys
 from functools import cache
 
 import numpy as np
-from numba import types
 
-from llamita.tokenizer import kernels
 from llamita.tokenizer.character_classes import character_classes
+from llamita.tokenizer.kernels import encoding, memory, merging, pieces
+from llamita.tokenizer.kernels.words import FREQUENT_WORDS, LONGEST, MOST_ARENA, WORD_IDS
 from llamita.tokenizer.plain import missing_byte
 from llamita.tokenizer.vocabulary import Vocabulary
 
@@ -20,16 +19,19 @@ CHUNK = 1 << 18
 PADDING = 16  # bytes behind a text, which the kernels read, but do not use
 BEHIND = b"\xff" * PADDING  # what those are: the end of the text to all state machines
 ARENA = 4 << 20  # bytes for longer pieces, besides the tokens
-PATTERNS = {"gpt2": kernels.GPT2, "cl100k": kernels.CL100K, "llama3": kernels.LLAMA3}
-LETTERS = {"d": kernels.D, "e": kernels.E, "l": kernels.L, "m": kernels.M,
-           "r": kernels.R, "s": kernels.S, "t": kernels.T, "v": kernels.V}  # fmt: skip
+PATTERNS = {"gpt2": pieces.GPT2, "cl100k": pieces.CL100K, "llama3": pieces.LLAMA3}
+CONSUMED = int(memory.CONSUMED)
+LEFT = slice(int(memory.WORDS_LEFT), int(memory.ARENA_USED) + 1)  # of the table: what is left of WORDS, LONGER, ARENA
+LETTERS = {"d": pieces.D, "e": pieces.E, "l": pieces.L, "m": pieces.M,
+           "r": pieces.R, "s": pieces.S, "t": pieces.T, "v": pieces.V}  # fmt: skip
 
 
 class NativeEncoder:
     """Encodes text without special tokens, and decodes. Threads may share one; a forked process may go on with it."""
 
     def __init__(self, vocabulary: Vocabulary):
-        compile_kernels("encodes")
+        for kernel in encoding.ENCODING:
+            kernel.compile()
         self._shared = _Shared(vocabulary)
         self._idle: list[_Workspace] = []
 
@@ -52,11 +54,11 @@ class NativeEncoder:
             raise KeyError(int(ids.max()))
         ids = np.ascontiguousarray(ids, dtype=np.uint32)
         table, given, count = address(self._shared.table), address(ids), len(ids)
-        size = kernels.decoded_size(table, given, count)
+        size = encoding.decoded_size(table, given, count)
         if size < 0:
             raise KeyError(int(ids[-1 - size]))
         text = np.empty(size + PADDING, dtype=np.uint8)
-        kernels.decode(table, given, count, address(text), len(text))
+        encoding.decode(table, given, count, address(text), len(text))
         return text[:size].tobytes()
 
     def _workspace(self) -> "_Lent":
@@ -91,34 +93,34 @@ class _Shared:
         lengths = np.array([len(token) for token in vocabulary.tokens], dtype=np.int64)
         kinds, pages, blocks = class_tables()
         self.arrays = {
-            kernels.KINDS: kinds,
-            kernels.PAGES: pages,
-            kernels.BLOCKS: blocks,
-            kernels.BYTE_IDS: np.ascontiguousarray(vocabulary.byte_ids, dtype=np.uint32),
-            kernels.BYTE_PAIRS: np.full(1 << 16, kernels.NEVER, dtype=np.int64),
-            kernels.PAIRS: np.full(2 * power_of_two(2 * len(vocabulary.pairs)), -1, dtype=np.int64),
-            kernels.BYTES: np.frombuffer(b"".join(vocabulary.tokens) + bytes(PADDING), dtype=np.uint8),
-            kernels.STARTS: np.concatenate((np.zeros(1, dtype=np.int64), lengths.cumsum())),
-            kernels.MASKS: piece_masks(),
+            memory.KINDS: kinds,
+            memory.PAGES: pages,
+            memory.BLOCKS: blocks,
+            memory.BYTE_IDS: np.ascontiguousarray(vocabulary.byte_ids, dtype=np.uint32),
+            memory.BYTE_PAIRS: np.full(1 << 16, merging.NEVER, dtype=np.int64),
+            memory.PAIRS: np.full(2 * power_of_two(2 * len(vocabulary.pairs)), -1, dtype=np.int64),
+            memory.BYTES: np.frombuffer(b"".join(vocabulary.tokens) + bytes(PADDING), dtype=np.uint8),
+            memory.STARTS: np.concatenate((np.zeros(1, dtype=np.int64), lengths.cumsum())),
+            memory.MASKS: piece_masks(),
         }
-        self.table = np.zeros(kernels.TABLE_SIZE, dtype=np.int64)
+        self.table = np.zeros(memory.TABLE_SIZE, dtype=np.int64)
         list_arrays(self.table, self.arrays)
-        self.table[kernels.PATTERN] = PATTERNS[vocabulary.pattern]
-        self.table[kernels.WHOLE] = vocabulary.whole
-        self.table[kernels.LONGEST_PIECE] = max(kernels.LONGEST, lengths.max(initial=0))
+        self.table[memory.PATTERN] = PATTERNS[vocabulary.pattern]
+        self.table[memory.WHOLE] = vocabulary.whole
+        self.table[memory.LONGEST_PIECE] = max(LONGEST, lengths.max(initial=0))
         self.remembered = self._room_to_remember(lengths)
         self._enter(vocabulary, int(lengths.max(initial=0)))
 
     def _room_to_remember(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
         """Empty hash tables, which the tokens fill by half at most, and pieces by three quarters."""
-        longer = lengths[lengths > kernels.WORD_IDS]  # a shorter token is a word
+        longer = lengths[lengths > WORD_IDS]  # a shorter token is a word
         words, longer_slots = power_of_two(2 * len(lengths)), power_of_two(2 * len(longer))
-        self.table[kernels.WORDS_LEFT], self.table[kernels.LONGER_LEFT] = words * 3 // 4, longer_slots * 3 // 4
+        self.table[memory.WORDS_LEFT], self.table[memory.LONGER_LEFT] = words * 3 // 4, longer_slots * 3 // 4
         return {
-            kernels.FREQUENT: np.zeros(32 * int(kernels.FREQUENT_WORDS), dtype=np.uint8),
-            kernels.WORDS: np.zeros(32 * words, dtype=np.uint8),
-            kernels.LONGER: np.zeros(2 * longer_slots, dtype=np.int64),
-            kernels.ARENA: np.zeros((ARENA + int(5 * longer.sum()) + 16 * len(longer)) // 8, dtype=np.int64),
+            memory.FREQUENT: np.zeros(32 * int(FREQUENT_WORDS), dtype=np.uint8),
+            memory.WORDS: np.zeros(32 * words, dtype=np.uint8),
+            memory.LONGER: np.zeros(2 * longer_slots, dtype=np.int64),
+            memory.ARENA: np.zeros((ARENA + int(5 * longer.sum()) + 16 * len(longer)) // 8, dtype=np.int64),
         }
 
     def _enter(self, vocabulary: Vocabulary, longest: int) -> None:
@@ -126,9 +128,9 @@ class _Shared:
         buffers = make_buffers(max(CHUNK, longest))
         list_arrays(self.table, self.remembered | buffers)
         pairs = np.ascontiguousarray(vocabulary.pairs, dtype=np.int64)
-        kernels.enter_pairs(address(self.table), address(pairs), len(pairs))
+        encoding.enter_pairs(address(self.table), address(pairs), len(pairs))
         ordinary = vocabulary.ordinary.astype(np.uint32)
-        kernels.enter_tokens(address(self.table), address(ordinary), len(ordinary))
+        encoding.enter_tokens(address(self.table), address(ordinary), len(ordinary))
 
 
 class _Workspace:
@@ -140,6 +142,8 @@ class _Workspace:
         self._remembered = {which: array.copy() for which, array in shared.remembered.items()}
         list_arrays(self._table, self._remembered)
         self._address, self._numbers = address(self._table), self._table.data
+        self._encode_text = encoding.encode.run
+        self._arena_size = self._remembered[memory.ARENA].nbytes
         self._make_room(CHUNK)
 
     def encode(self, text: memoryview, final: bool) -> tuple[np.ndarray, int]:
@@ -149,7 +153,7 @@ class _Workspace:
         while True:
             end = character_end(text, start + size)
             parts.append(self._encode_chunk(text[start:end], final and end == len(text)))
-            consumed = self._numbers[kernels.CONSUMED]
+            consumed = self._numbers[CONSUMED]
             start += consumed
             if end == len(text):
                 return parts[0] if len(parts) == 1 else np.concatenate(parts), start
@@ -161,7 +165,7 @@ class _Workspace:
         if size > self._size:
             self._make_room(size)
         put_text(self._text, text)
-        produced = kernels.encode(self._address, size, int(final))
+        produced = self._encode_text(self._address, size, int(final))
         if self._is_full():
             self._forget()
         ids = self._ids[:produced].copy()
@@ -172,30 +176,28 @@ class _Workspace:
     def _make_room(self, size: int) -> None:
         self._size, self._buffers = size, make_buffers(size)
         list_arrays(self._table, self._buffers)
-        self._text, self._ids = self._buffers[kernels.TEXT].data, self._buffers[kernels.IDS]
+        self._text, self._ids = self._buffers[memory.TEXT].data, self._buffers[memory.IDS]
 
     def _is_full(self) -> bool:
-        numbers = self._numbers
-        arena_left = numbers[2 * kernels.ARENA + 1] - 8 * numbers[kernels.ARENA_USED]
-        return not numbers[kernels.WORDS_LEFT] or not numbers[kernels.LONGER_LEFT] or arena_left < kernels.MOST_ARENA
+        words_left, longer_left, arena_used = self._numbers[LEFT]
+        return not words_left or not longer_left or self._arena_size - 8 * arena_used < MOST_ARENA
 
     def _forget(self) -> None:
         """Remember the tokens alone again. That is cheaper than choosing what to drop."""
         for which, array in self._remembered.items():
             np.copyto(array, self._shared.remembered[which])
-        left = slice(kernels.WORDS_LEFT, kernels.ARENA_USED + 1)
-        self._table[left] = self._shared.table[left]
+        self._table[LEFT] = self._shared.table[LEFT]
 
 
 def make_buffers(size: int) -> dict[int, np.ndarray]:
     """Room for `size` bytes of text, its ids, and merging it, should it be a single piece."""
     return {
-        kernels.TEXT: np.empty(size + PADDING, dtype=np.uint8),
-        kernels.IDS: np.empty(size + kernels.WORD_IDS, dtype=np.uint32),
-        kernels.PARTS: np.empty(size, dtype=np.uint32),
-        kernels.OFFERS: np.empty(2 * size, dtype=np.int64),
-        kernels.BEFORE: np.empty(size, dtype=np.uint32),
-        kernels.AFTER: np.empty(size, dtype=np.uint32),
+        memory.TEXT: np.empty(size + PADDING, dtype=np.uint8),
+        memory.IDS: np.empty(size + WORD_IDS, dtype=np.uint32),
+        memory.PARTS: np.empty(size, dtype=np.uint32),
+        memory.OFFERS: np.empty(2 * size, dtype=np.int64),
+        memory.BEFORE: np.empty(size, dtype=np.uint32),
+        memory.AFTER: np.empty(size, dtype=np.uint32),
     }
 
 
@@ -234,19 +236,19 @@ def character_end(text: memoryview, end: int) -> int:
 @cache
 def class_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """KINDS uint8 (256,), PAGES uint16 (0x1100,) and BLOCKS uint8 (pages, 256) of the pinned table of characters."""
-    points = np.full(0x110000, kernels.OTHER, dtype=np.uint8)
-    kinds = {"letter": kernels.LETTER, "number": kernels.NUMBER, "whitespace": kernels.SPACE}
+    points = np.full(0x110000, pieces.OTHER, dtype=np.uint8)
+    kinds = {"letter": pieces.LETTER, "number": pieces.NUMBER, "whitespace": pieces.SPACE}
     for name, ranges in character_classes().items():
-        letter = LETTERS.get(name.removeprefix("any_case_"), 0) << kernels.LETTER_BITS
+        letter = LETTERS.get(name.removeprefix("any_case_"), 0) << pieces.LETTER_BITS
         for first, last in ranges:
             points[first : last + 1] |= np.uint8(kinds.get(name, letter))
-    points[[ord("\r"), ord("\n")]] = kernels.NEWLINE
+    points[[ord("\r"), ord("\n")]] = pieces.NEWLINE
     rows = [row.tobytes() for row in points.reshape(-1, 256)]
     blocks = {row: number for number, row in enumerate(dict.fromkeys(rows))}
     pages = np.array([blocks[row] for row in rows], dtype=np.uint16)
-    by_byte = np.full(256, kernels.OTHER, dtype=np.uint8)
-    by_byte[:128] = points[:128] & (1 << kernels.LETTER_BITS) - 1
-    by_byte[0xC0:0xF8], by_byte[0xFF] = kernels.BEYOND, kernels.END
+    by_byte = np.full(256, pieces.OTHER, dtype=np.uint8)
+    by_byte[:128] = points[:128] & (1 << pieces.LETTER_BITS) - 1
+    by_byte[0xC0:0xF8], by_byte[0xFF] = pieces.BEYOND, pieces.END
     return by_byte, pages, np.frombuffer(b"".join(blocks), dtype=np.uint8)
 
 
@@ -254,15 +256,3 @@ def piece_masks() -> np.ndarray:
     """int64 (16, 2): of the bytes 0 to 7 and 8 to 15 of a piece of that length, those that are its own."""
     masks = [[(1 << 8 * min(size, 8)) - 1, (1 << 8 * max(size - 8, 0)) - 1] for size in range(16)]
     return np.array(masks, dtype=np.uint64).view(np.int64)
-
-
-@cache
-def compile_kernels(group: str) -> None:
-    """Compile the kernels of a group, or load what was compiled before. The first takes seconds, and says so."""
-    noticed = False
-    for kernel, arguments in kernels.ENTRIES[group].items():
-        kernel.compile((types.int64,) * arguments)
-        kernel.disable_compile()  # else a bool among the arguments would have it compiled again
-        if kernel.stats.cache_misses and not noticed:
-            print(f"compiling what {group} text, once on this machine …", file=sys.stderr, flush=True)
-            noticed = True

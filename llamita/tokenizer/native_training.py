@@ -7,7 +7,7 @@ from queue import Queue
 
 import numpy as np
 
-from llamita.tokenizer import kernels
+from llamita.tokenizer.kernels import counting, learning, memory, merging
 from llamita.tokenizer.native import (
     CHUNK,
     PADDING,
@@ -15,7 +15,6 @@ from llamita.tokenizer.native import (
     address,
     character_end,
     class_tables,
-    compile_kernels,
     list_arrays,
     piece_masks,
     put_text,
@@ -24,6 +23,7 @@ from llamita.tokenizer.special import SpecialTokens
 from llamita.tokenizer.streaming import independent_blocks
 from llamita.tokenizer.training_rules import MergeRules, Progress
 
+KERNELS = *counting.COUNTING, *learning.LEARNING
 AT_ONCE = 256  # merges between reports
 FIRST_ARENA = 1 << 20  # bytes for longer pieces
 SLOTS = 1 << 16  # of each table of pieces, at first
@@ -40,6 +40,8 @@ def learn(
     threads: int,
 ) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
     """Documents, each as strings -> the bytes of all ids, and the merges; as `plain_training.learn`."""
+    for kernel in KERNELS:
+        kernel.compile()
     counters = [PieceCounter(pattern) for _ in range(threads)]
     blocks = chain.from_iterable(independent_blocks(strings, special) for strings in documents)
     if threads == 1:
@@ -87,24 +89,23 @@ class PieceCounter:
     """How often each piece of a text occurs. What it needs grows with the bytes of different pieces."""
 
     def __init__(self, pattern: str):
-        compile_kernels("learns from")
         kinds, pages, blocks = class_tables()
-        self.table = np.zeros(kernels.TABLE_SIZE, dtype=np.int64)
-        self.table[kernels.PATTERN] = PATTERNS[pattern]
+        self.table = np.zeros(memory.TABLE_SIZE, dtype=np.int64)
+        self.table[memory.PATTERN] = PATTERNS[pattern]
         self.arrays: dict[int, np.ndarray] = {}
         self._numbers = self.table.data
         self._use(
             {
-                kernels.KINDS: kinds,
-                kernels.PAGES: pages,
-                kernels.BLOCKS: blocks,
-                kernels.MASKS: piece_masks(),
-                kernels.WORDS: np.zeros((SLOTS, 4), dtype=np.int64),
-                kernels.LONGER: np.zeros((SLOTS, 2), dtype=np.int64),
-                kernels.ARENA: np.zeros(FIRST_ARENA, dtype=np.uint8),
+                memory.KINDS: kinds,
+                memory.PAGES: pages,
+                memory.BLOCKS: blocks,
+                memory.MASKS: piece_masks(),
+                memory.WORDS: np.zeros((SLOTS, 4), dtype=np.int64),
+                memory.LONGER: np.zeros((SLOTS, 2), dtype=np.int64),
+                memory.ARENA: np.zeros(FIRST_ARENA, dtype=np.uint8),
             }
         )
-        self._numbers[kernels.WORDS_LEFT] = self._numbers[kernels.LONGER_LEFT] = MOST_FULL * SLOTS // 4
+        self._numbers[memory.WORDS_LEFT] = self._numbers[memory.LONGER_LEFT] = MOST_FULL * SLOTS // 4
         self._make_room(CHUNK)
 
     def count(self, text: str) -> None:
@@ -114,7 +115,7 @@ class PieceCounter:
         while start < len(data):
             end = character_end(data, start + size)
             fits = self._count_chunk(data[start:end], final=end == len(data))
-            consumed = self._numbers[kernels.CONSUMED]
+            consumed = self._numbers[memory.CONSUMED]
             start += consumed
             if not fits:
                 self._grow(len(data))
@@ -124,7 +125,7 @@ class PieceCounter:
     def add(self, other: "PieceCounter") -> None:
         """Count in addition what `other` has counted."""
         self._make_room(max(self._size, other._size))
-        while not kernels.add_pieces(address(self.table), address(other.table)):
+        while not counting.add_pieces(address(self.table), address(other.table)):
             self._grow(0)
 
     def _count_chunk(self, text: memoryview, final: bool) -> int:
@@ -132,25 +133,25 @@ class PieceCounter:
         if size > self._size:
             self._make_room(size)
         put_text(self._text, text)
-        return kernels.count_pieces(address(self.table), size, int(final))
+        return counting.count_pieces(address(self.table), size, int(final))
 
     def _make_room(self, size: int) -> None:
         self._size, text = size, np.empty(size + PADDING, dtype=np.uint8)
         self._text = text.data
-        self._use({kernels.TEXT: text})
+        self._use({memory.TEXT: text})
 
     def _grow(self, longest: int) -> None:
         """Double what is full."""
-        numbers, words, longer = self._numbers, self.arrays[kernels.WORDS], self.arrays[kernels.LONGER]
-        if numbers[kernels.WORDS_LEFT] and numbers[kernels.LONGER_LEFT]:
-            arena = self.arrays[kernels.ARENA]
-            self._use({kernels.ARENA: enlarged(arena, 2 * len(arena) + longest)})
+        numbers, words, longer = self._numbers, self.arrays[memory.WORDS], self.arrays[memory.LONGER]
+        if numbers[memory.WORDS_LEFT] and numbers[memory.LONGER_LEFT]:
+            arena = self.arrays[memory.ARENA]
+            self._use({memory.ARENA: enlarged(arena, 2 * len(arena) + longest)})
             return
-        numbers[kernels.WORDS_LEFT] += MOST_FULL * len(words) // 4
-        numbers[kernels.LONGER_LEFT] += MOST_FULL * len(longer) // 4
+        numbers[memory.WORDS_LEFT] += MOST_FULL * len(words) // 4
+        numbers[memory.LONGER_LEFT] += MOST_FULL * len(longer) // 4
         twice = 2 * len(words)
-        self._use({kernels.WORDS: np.zeros((twice, 4), np.int64), kernels.LONGER: np.zeros((twice, 2), np.int64)})
-        kernels.move_pieces(address(self.table), address(words), words.nbytes, address(longer), longer.nbytes)
+        self._use({memory.WORDS: np.zeros((twice, 4), np.int64), memory.LONGER: np.zeros((twice, 2), np.int64)})
+        counting.move_pieces(address(self.table), address(words), words.nbytes, address(longer), longer.nbytes)
 
     def _use(self, arrays: dict[int, np.ndarray]) -> None:
         self.arrays |= arrays
@@ -164,62 +165,62 @@ class PairMerger:
         """`counter` must not be used any more: its tables are given free."""
         self._table, self._arrays, self._merges = counter.table, counter.arrays, (merges := rules.merges)
         self._numbers = numbers = counter.table.data
-        cells = numbers[kernels.PIECES] + numbers[kernels.PIECE_BYTES] + 1
-        numbers[kernels.BY_BYTES], numbers[kernels.LEAST] = rules.tie_break == "bytes", rules.min_frequency
-        numbers[kernels.TOKENS] = 256
+        cells = numbers[memory.PIECES] + numbers[memory.PIECE_BYTES] + 1
+        numbers[memory.BY_BYTES], numbers[memory.LEAST] = rules.tie_break == "bytes", rules.min_frequency
+        numbers[memory.TOKENS] = 256
         self._use({
-            kernels.CELLS: np.zeros(cells, np.uint32),
-            kernels.OWNERS: np.zeros(cells, np.uint32),
-            kernels.WEIGHTS: np.zeros(numbers[kernels.PIECES], np.int64),
+            memory.CELLS: np.zeros(cells, np.uint32),
+            memory.OWNERS: np.zeros(cells, np.uint32),
+            memory.WEIGHTS: np.zeros(numbers[memory.PIECES], np.int64),
         })  # fmt: skip
-        kernels.lay_out(address(self._table))
-        for which in (kernels.WORDS, kernels.LONGER, kernels.ARENA, kernels.TEXT):
+        counting.lay_out(address(self._table))
+        for which in (memory.WORDS, memory.LONGER, memory.ARENA, memory.TEXT):
             del self._arrays[which]
         self._use({
-            kernels.STARTS: np.arange(256 + merges + 1),
-            kernels.BYTES: enlarged(np.arange(256, dtype=np.uint8), 8 * (256 + merges)),
-            kernels.PLACES: np.zeros(2 * cells, np.uint32),
-            kernels.RECORDS: np.zeros(RECORDS * kernels.RECORD, np.int64),
-            kernels.LOOKUP: np.full(4 * RECORDS, -1),
-            kernels.HEAP: np.zeros(RECORDS, np.int64),
-            kernels.NOTES: np.zeros(RECORDS, np.int64),
-            kernels.NEIGHBOURS: np.zeros(4 * (256 + merges), np.int64),
-            kernels.MERGES: np.zeros(merges, np.int64),
+            memory.STARTS: np.arange(256 + merges + 1),
+            memory.BYTES: enlarged(np.arange(256, dtype=np.uint8), 8 * (256 + merges)),
+            memory.POSITIONS: np.zeros(2 * cells, np.uint32),
+            memory.RECORDS: np.zeros(RECORDS * learning.RECORD, np.int64),
+            memory.LOOKUP: np.full(4 * RECORDS, -1),
+            memory.HEAP: np.zeros(RECORDS, np.int64),
+            memory.NOTES: np.zeros(RECORDS, np.int64),
+            memory.NEIGHBOURS: np.zeros(4 * (256 + merges), np.int64),
+            memory.MERGES: np.zeros(merges, np.int64),
         })  # fmt: skip
-        kernels.count_pairs(address(self._table), cells)
+        learning.count_pairs(address(self._table), cells)
 
     @property
     def made(self) -> int:
         """How many merges there are."""
-        return self._numbers[kernels.TOKENS] - 256
+        return self._numbers[memory.TOKENS] - 256
 
     def merge(self, most: int) -> bool:
         """Make up to `most` more merges -> whether there may be more after that."""
         numbers, wanted = self._numbers, min(self._merges, self.made + most)
         while self.made < wanted:
-            numbers[kernels.SHORT] = -1
-            kernels.merge_pairs(address(self._table), wanted - self.made)
-            if numbers[kernels.SHORT] >= 0:
-                self._grow(numbers[kernels.SHORT])
+            numbers[memory.FULL] = -1
+            learning.merge_pairs(address(self._table), wanted - self.made)
+            if numbers[memory.FULL] >= 0:
+                self._grow(numbers[memory.FULL])
             elif self.made < wanted:
                 return False
         return self.made < self._merges
 
     def result(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         """The bytes of every id, and the merges."""
-        starts, stored = self._arrays[kernels.STARTS].tolist(), self._arrays[kernels.BYTES].tobytes()
+        starts, stored = self._arrays[memory.STARTS].tolist(), self._arrays[memory.BYTES].tobytes()
         tokens = [stored[starts[i] : starts[i + 1]] for i in range(256 + self.made)]
-        pairs = self._arrays[kernels.MERGES][: self.made].tolist()
-        return tokens, [(tokens[pair >> 32], tokens[pair & kernels.LOW_32]) for pair in pairs]
+        pairs = self._arrays[memory.MERGES][: self.made].tolist()
+        return tokens, [(tokens[pair >> 32], tokens[pair & merging.LOW_32]) for pair in pairs]
 
     def _grow(self, which: int) -> None:
         """Double what is short, and with the records what lists them."""
         array = self._arrays[which]
         self._use({which: enlarged(array, 2 * len(array))})
-        if which == kernels.RECORDS:
-            lookup, heap = self._arrays[kernels.LOOKUP], self._arrays[kernels.HEAP]
-            self._use({kernels.LOOKUP: np.full(2 * len(lookup), -1), kernels.HEAP: enlarged(heap, 2 * len(heap))})
-            kernels.list_records(address(self._table))
+        if which == memory.RECORDS:
+            lookup, heap = self._arrays[memory.LOOKUP], self._arrays[memory.HEAP]
+            self._use({memory.LOOKUP: np.full(2 * len(lookup), -1), memory.HEAP: enlarged(heap, 2 * len(heap))})
+            learning.list_records(address(self._table))
 
     def _use(self, arrays: dict[int, np.ndarray]) -> None:
         self._arrays |= arrays

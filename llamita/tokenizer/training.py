@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from llamita.errors import UserError
-from llamita.tokenizer import plain_training
+from llamita.jit import available
+from llamita.tokenizer import native_training, plain_training
 from llamita.tokenizer.documents import read_documents
 from llamita.tokenizer.patterns import require_pattern
 from llamita.tokenizer.special import SpecialTokens
@@ -37,7 +38,7 @@ def train_bpe(
     min_frequency: pairs seen less often are not merged.
     progress: called with (merges so far, merges wanted) now and then.
     threads: how many count pieces at once.
-    plain: the same merges by plain Python, slowly.
+    plain: the same merges by plain Python, slowly, which is also what runs where numba cannot be imported.
 
     Raises UserError for an unreadable file, an unknown option, or no room for the bytes and the special tokens.
     """
@@ -51,10 +52,8 @@ def train_bpe(
     require_pattern(pattern)
     rules = MergeRules(wanted, tie_break, max(1, min_frequency))
     documents, report = read_documents(paths_or_documents), progress or (lambda *_: None)
-    if plain:
+    if plain or not available(*native_training.KERNELS):
         tokens, merges = plain_training.learn(documents, pattern, SpecialTokens(special), rules, report)
     else:
-        from llamita.tokenizer import native_training  # numba takes half a second to import
-
         tokens, merges = native_training.learn(documents, pattern, SpecialTokens(special), rules, report, threads)
     return dict(enumerate([*tokens, *(token.encode("utf-8") for token in special)])), merges

@@ -118,7 +118,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
     # named_parameters names a shared tensor once, so a tied head is left out, as Hugging Face does.
-    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
     tensors = {}
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}.{kind}"] = value.contiguous() if isinstance(value, Tensor) else torch.tensor(value)
+            tensors[f"{name}.{kind}"] = value.cpu().contiguous() if isinstance(value, Tensor) else torch.tensor(value)
     return tensors
 
 
@@ -171,7 +171,7 @@ def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
     names = sorted(file.name for file in folder.iterdir())
     content = json.loads(json.dumps({**content, "files": {name: _file_digest(folder / name) for name in names}}))
     text = json.dumps({**content, "sha256": _digest(content)}, indent=2)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def _set_modes(folder: Path) -> None:

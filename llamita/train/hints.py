@@ -26,9 +26,9 @@ class OverfittingHint:
     def remember(self, rows: Iterable[Mapping[str, Any]]) -> "OverfittingHint":
         """Take note of all lines of a log, as if they came now: a resumed run hints where an undisturbed one would."""
         for row in rows:
-            if row["train_loss"] is not None:
+            if row.get("train_loss") is not None:
                 self.trained(row["train_loss"])
-            if row["val_loss"] is not None:
+            if row.get("val_loss") is not None:
                 self.evaluated(row["step"], row["val_loss"])
         return self
 

@@ -1,28 +1,39 @@
-"""The training page: next batch, forward, backward, clip, step, log, evaluate, save. Change training by changing it."""
+"""The training page: next batch, forward, backward, clip, step, log, save, evaluate, sample. Change training here.
+
+A step is logged and saved before it is evaluated and sampled: a crash in what takes long, or is new, loses nothing, and
+the next start makes up for it first.
+"""
 
 import math
 import time
 from contextlib import closing
 from pathlib import Path
 
+import torch
+
 from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.optim import clip_grad_norm_, make_schedule
+from llamita.optim import clip_grad_norm_, make_schedule, set_learning_rate
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
+from llamita.train.announce import announce
+from llamita.train.build import Run
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
-from llamita.train.plan import announce, utilization
-from llamita.train.preparation import prepare_steps
-from llamita.train.run import Run, open_run, require_enough_sequences
+from llamita.train.resolve import require_enough_sequences
+from llamita.train.run import open_run
 from llamita.train.signals import stop_request
 from llamita.train.steps import (
-    accumulate_gradients,
     announce_evaluation,
     draw_samples,
     evaluate,
     is_due,
-    log_metrics,
+    lacks_evaluation,
+    lacks_samples,
+    log_evaluation,
+    log_training,
+    mark_best,
+    micro_batches,
     next_batch,
     require_finite,
     save,
@@ -47,7 +58,7 @@ def train(config: RunConfig, display: Display | None = None) -> Path:
             )
         with processes_from_environment() as processes, open_run(config, processes, display) as run:
             if run.state.step < run.config.training.max_steps:
-                announce(run, prepare_steps(run))
+                announce(run)
             _train(run)
             return run.directory.path
 
@@ -66,36 +77,45 @@ def _train_in_processes(config: RunConfig, display: Display) -> Path:
 
 def _train(run: Run) -> None:
     execution, max_steps = run.config.run, run.config.training.max_steps
-    state, optimizer, display = run.state, run.optimizer, run.display
+    state, optimizer, processes, display = run.state, run.optimizer, run.processes, run.display
     learning_rate = make_schedule(run.config.optimizer, max_steps)
     max_norm = run.config.optimizer.grad_clip or math.inf
-    model = run.processes.wrap(run.step_model)
+    model = processes.wrap(run.step_model)
     clock = _Clock(state.tokens)
-    overfitting = OverfittingHint().remember(run.directory.metrics.rows() if run.processes.is_main else [])
+    overfitting = OverfittingHint().remember(run.directory.metrics.rows() if processes.is_main else [])
 
-    if state.step == 0:
-        log_metrics(run, {}, scored := evaluate(run))
-        announce_evaluation(run, scored)
-        if execution.sample_every:
-            draw_samples(run)
+    if lacks_evaluation(run):  # at step 0, or where the last process ended just after it saved
+        _evaluate(run, overfitting)
+    if lacks_samples(run):
+        draw_samples(run)
 
     with stop_request() as stop:
         while state.step < max_steps:
             clock.start()
             lr = learning_rate(state.step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(optimizer, lr)
 
             batch = next_batch(run, state.step)
-            loss = accumulate_gradients(run, model, batch, state.step)
+            # The loss is the mean over all targets of the update: a mean of means would weigh those of short sequences
+            # more. DDP averages gradients over processes, but they are to be summed.
+            num_targets = processes.sum(batch.num_targets)
+            scale = processes.world_size / num_targets * run.scaling.scale
+            loss = torch.zeros((), device=run.hardware.device)
+            for part, is_last in micro_batches(run, batch, state.step):
+                with processes.unsynchronised(model, is_last):
+                    with run.hardware.autocast():
+                        nats = model(part.ids, part.targets, reduction="sum")
+                    (nats * scale).backward()
+                loss += nats.detach() / num_targets
+            loss = processes.add_up(loss)
+
             run.scaling.unscale_(model.parameters())
             norm = clip_grad_norm_(model.parameters(), max_norm)
             updated = run.scaling.step(optimizer, norm)  # always, but in fp16 where a gradient overflowed
             optimizer.zero_grad(set_to_none=True)
 
-            state.step += 1
-            state.tokens += int(run.processes.sum(batch.num_targets))
-            stop.agree(run.processes)
+            state.step, state.tokens = state.step + 1, state.tokens + int(num_targets)
+            stop.agree(processes)
             evaluating, saving = is_due(run, execution.eval_every), is_due(run, execution.save_every)
             sampling = is_due(run, execution.sample_every)
             logging = evaluating or saving or is_due(run, execution.log_every) or state.step == 1
@@ -103,29 +123,35 @@ def _train(run: Run) -> None:
                 clock.stop()
                 continue
 
-            norm_found = norm.item() if updated else None
-            require_finite(run, loss.item(), norm_found)
+            grad_norm = norm.item() if updated else None
+            require_finite(run, loss.item(), grad_norm)
             clock.stop()
             speed = clock.tokens_per_second(state.tokens)
-            scored = evaluate(run) if evaluating else None
             if logging:  # a stop leaves no line that an undisturbed run would not have
-                values = {"train_loss": loss.item(), "lr": lr, "grad_norm": norm_found, "tokens_per_second": speed}
-                log_metrics(run, values, scored)
+                log_training(run, loss.item(), lr, grad_norm, speed)
                 overfitting.trained(loss.item())
-            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s  MFU {utilization(run, speed):.0%}"
+            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s  MFU {run.utilization(speed):.0%}"
             display.progress("training", state.step, max_steps, status)
-            if scored:
-                announce_evaluation(run, scored)
-                if hint := overfitting.evaluated(state.step, scored.loss):
-                    display.say(hint)
-            if sampling:
-                draw_samples(run)
-            if saving or stop or state.step == max_steps or (scored and state.best_step == state.step):
+            if saving or evaluating or stop:
                 save(run)
             if stop and state.step < max_steps:
                 display.close()
                 display.say(f"stopped at step {state.step:,}, and saved: the same command goes on from here")
                 stop.obey()
+            if evaluating:
+                _evaluate(run, overfitting)
+            if sampling:
+                draw_samples(run)
+
+
+def _evaluate(run: Run, overfitting: OverfittingHint) -> None:
+    """Score the validation set, log and print that, and mark the checkpoint of this step where it is the best."""
+    scored = evaluate(run)
+    log_evaluation(run, scored)
+    mark_best(run, scored.loss)
+    announce_evaluation(run, scored)
+    if hint := overfitting.evaluated(run.state.step, scored.loss):
+        run.display.say(hint)
 
 
 class _Clock:

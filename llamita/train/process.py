@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llamita.config import RunConfig
+from llamita.console import replace_unknown_characters
 from llamita.parallel import take_part
 from llamita.train.display import Display
 from llamita.train.loop import train
@@ -15,4 +16,5 @@ def work(task: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    replace_unknown_characters()
     take_part(work)

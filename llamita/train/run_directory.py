@@ -1,27 +1,36 @@
 """A run is a directory: its configuration, tokenizer, logs and checkpoints.
 
-config.toml  tokenizer.json  metrics.jsonl  samples.jsonl  step_00000500/  step_00001000/
+config.toml  tokenizer.json  metrics.jsonl  samples.jsonl  best.json  step_00000500/  step_00001000/
 """
 
 import errno
-import fcntl
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from llamita.config import RunConfig
-from llamita.config_file import read_toml, write_toml
+from llamita.config import ONE_START, RunConfig, read_toml, write_toml
 from llamita.errors import UserError
-from llamita.files import remove_left_overs
+from llamita.file_lock import file_lock
+from llamita.files import remove_left_overs, write_atomically
 from llamita.train.checkpoint import MANIFEST_FILE, REPLACED, Checkpoint, restore, verify
 
 CONFIG_FILE, TOKENIZER_FILE = "config.toml", "tokenizer.json"
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
+BEST_FILE = "best.json"
 STEP = "step_"
+
+
+class Best(NamedTuple):
+    """The lowest validation loss of a run, in nats per token, and the step that had it."""
+
+    val_loss: float
+    step: int
 
 
 class RunDirectory:
@@ -41,8 +50,13 @@ class RunDirectory:
         return (self.path / CONFIG_FILE).exists()
 
     def write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
-        """Write config.toml: all settings, resolved, and what the run found out, under [facts]."""
-        write_toml(self.path / CONFIG_FILE, {**config.tables(), "facts": facts})
+        """Write config.toml: all settings, resolved, and what the run found out, under [facts].
+
+        What was allowed for one start (`extend`, `new` and the like) is no setting of the run, and is left out.
+        """
+        tables = config.tables()
+        tables["run"] = {name: value for name, value in tables["run"].items() if name not in ONE_START}
+        write_toml(self.path / CONFIG_FILE, {**tables, "facts": facts})
 
     def add_facts(self, facts: dict[str, Any]) -> None:
         """Write more of what the run found out."""
@@ -68,6 +82,10 @@ class RunDirectory:
         names = (path.name.removeprefix(STEP) for path in self.path.glob(f"{STEP}*") if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
+    def has_checkpoints(self) -> bool:
+        """Whether anything was saved here, damaged or not."""
+        return any(self.path.glob(f"{STEP}*")) or any(self.path.glob(f".{STEP}[0-9]*{REPLACED}"))
+
     def newest_good(self) -> tuple[Checkpoint, list[str]] | None:
         """The newest undamaged checkpoint, and what is wrong with newer ones; None where there is none at all."""
         complaints = []
@@ -81,17 +99,43 @@ class RunDirectory:
         return None
 
     def best(self) -> Checkpoint:
-        """The checkpoint of the lowest validation loss: the newest good one says which. Raises `UserError`."""
+        """The checkpoint of the lowest validation loss, else the newest good one. Raises `UserError`."""
         newest = self.newest_good()
         if newest is None:
             raise UserError(f"{self.path}: this run has no checkpoint yet")
-        best = self.checkpoint(newest[0].manifest.get("best_step", -1))
+        manifest = newest[0].manifest
+        marked = self.marked_best(manifest["step"])
+        best = self.checkpoint(marked.step if marked else manifest.get("best_step", -1))  # older runs have it there
         return verify(best) if best.exists() and best != newest[0].path else newest[0]
 
-    def truncate_logs(self, metrics: int, samples: int) -> None:
-        """Cut the logs back to these lengths, in bytes."""
-        self.metrics.truncate(metrics)
-        self.samples.truncate(samples)
+    def mark_best(self, step: int, val_loss: float) -> None:
+        """Mark the checkpoint of this step as the best, by a file that is written complete or not at all."""
+        mark = {"step": step, "val_loss": val_loss, "manifest_sha256": self._manifest_digest(step)}
+        write_atomically(self.path / BEST_FILE, (json.dumps(mark, indent=2) + "\n").encode())
+
+    def marked_best(self, newest: int) -> Best | None:
+        """What is marked as the best; None where nothing is, where it is newer than `newest`, or was replaced since."""
+        try:
+            mark = json.loads((self.path / BEST_FILE).read_text(encoding="utf-8"))
+            best = Best(float(mark["val_loss"]), int(mark["step"]))
+            valid = best.step <= newest and mark["manifest_sha256"] == self._manifest_digest(best.step)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return best if valid else None
+
+    def _manifest_digest(self, step: int) -> str:
+        return hashlib.sha256((self.checkpoint(step) / MANIFEST_FILE).read_bytes()).hexdigest()
+
+    def truncate_logs(self, checkpoint: Checkpoint) -> None:
+        """Cut the logs back to what was written up to this checkpoint, its own evaluation and samples included."""
+        manifest = checkpoint.manifest
+        self.metrics.truncate(manifest["metrics_offset"], manifest["step"])
+        self.samples.truncate(manifest["samples_offset"], manifest["step"])
+
+    def clear_logs(self) -> None:
+        """Empty the logs: the run begins anew."""
+        self.metrics.truncate(0)
+        self.samples.truncate(0)
 
     def prune(self, newest: int, best: int, keep_last: int = 2, *, spare_newer: bool = False) -> None:
         """Delete the checkpoints that are no longer needed: all but the `best`, and `keep_last` up to `newest`.
@@ -116,7 +160,7 @@ class RunDirectory:
         for hidden in self.path.glob(f".{STEP}[0-9]*{REPLACED}"):
             restore(self.path / hidden.name.removeprefix(".").removesuffix(REPLACED))
         self._delete_hidden()
-        for name in (CONFIG_FILE, TOKENIZER_FILE):
+        for name in (CONFIG_FILE, TOKENIZER_FILE, BEST_FILE):
             remove_left_overs(self.path / name)
 
     @contextmanager
@@ -125,19 +169,26 @@ class RunDirectory:
 
         Clears away what a process left that was killed while it held the run.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(file_lock(self.path / ".lock"))
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process trains here; wait for it or choose --output_dir"
+                ) from None
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
             self._tidy()
             yield
-        except BlockingIOError:
-            raise UserError(f"{self.path}: another process trains here; wait for it or choose --output_dir") from None
-        finally:
-            os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Whether another process holds this run, so that `lock` would fail."""
+        try:
+            with self.lock():
+                return False
+        except UserError:
+            return True
 
 
 class JsonLines:
@@ -167,16 +218,33 @@ class JsonLines:
             os.fsync(stream.fileno())
         return self.path.stat().st_size
 
-    def truncate(self, offset: int) -> None:
-        """Forget the lines behind `offset`: they were written after the checkpoint that a run goes on from."""
-        if self.path.exists():
-            os.truncate(self.path, min(offset, self.path.stat().st_size))
+    def truncate(self, offset: int, step: int = -1) -> None:
+        """Forget the lines after `offset`, where the file ended at a checkpoint, but for those of its `step`.
+
+        An evaluation and samples follow the checkpoint that they belong to; what was written later is written anew.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(offset)
+            later = stream.read().split(b"\n")[:-1]  # what follows the last newline is a torn line
+        for line in takewhile(lambda line: _is_of_step(line, step), later):
+            offset += len(line) + 1
+        os.truncate(self.path, min(offset, self.path.stat().st_size))
+
+    def last_row(self) -> dict[str, Any] | None:
+        """The last complete line, None where there is none. Raises `UserError` where it is damaged."""
+        lines = self._lines()
+        return self._row(len(lines), lines[-1]) if lines else None
 
     def rows(self) -> list[dict[str, Any]]:
         """All complete lines, each an object. Raises `UserError` where one is damaged."""
+        return [self._row(number, line) for number, line in enumerate(self._lines(), 1)]
+
+    def _lines(self) -> list[str]:
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         # Not splitlines(): a text may hold U+2028 and the like. What follows the last newline is a torn line.
-        return [self._row(number, line) for number, line in enumerate(text.split("\n")[:-1], 1)]
+        return text.split("\n")[:-1]
 
     def _row(self, number: int, line: str) -> dict[str, Any]:
         try:
@@ -186,6 +254,14 @@ class JsonLines:
         if not isinstance(row, dict) or (self._numbers and not _is_metrics(row)):
             raise UserError(f"{self.path}: line {number} is no line of this log ({line[:40]!r}): restore or delete it")
         return row
+
+
+def _is_of_step(line: bytes, step: int) -> bool:
+    """Whether this is a whole line of the step: after a power cut, the end of a file may hold anything."""
+    try:
+        return json.loads(line)["step"] == step
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _is_metrics(row: dict[str, Any]) -> bool:

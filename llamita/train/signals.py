@@ -8,6 +8,9 @@ from types import FrameType
 
 from llamita.parallel import Processes
 
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+"""Ctrl-C, a termination signal, and the Ctrl-Break of Windows, by which one process can interrupt another there."""
+
 
 class StopRequest:
     """Whether Ctrl-C or a termination signal has come.
@@ -30,7 +33,7 @@ class StopRequest:
     def obey(self) -> None:
         """Raise what the signal would have raised, now that everything is saved."""
         number = self._agreed or self.received
-        if number == signal.SIGINT:
+        if number in (signal.SIGINT, getattr(signal, "SIGBREAK", None)):
             raise KeyboardInterrupt("the step is finished and saved")
         if number is not None:
             raise SystemExit(128 + number)
@@ -43,7 +46,7 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may catch signals
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
 
     def note(number: int, frame: FrameType | None) -> None:
         request.received = number

@@ -2,27 +2,26 @@
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from llamita.config import GenerationConfig, Interval
-from llamita.corpus.stories import acceptance
 from llamita.data import Batch
 from llamita.errors import UserError
 from llamita.evaluate import Evaluation, evaluate_loss, spread
 from llamita.generate import generate_many, printable
 from llamita.randomness import key
+from llamita.train.build import Run
 from llamita.train.checkpoint import save_checkpoint
-from llamita.train.run import Run
 
 SAMPLE_TOKENS = 256
 EVAL_TOKENS = 64_000  # scored in the time of five steps of 4,096 tokens
 WORTH_NARROWING = (
     4_000_000  # parameters: the weights of smaller models are read in no time, of larger ones in most of it
 )
+MEASURED = "train_loss", "lr", "grad_norm", "tokens_per_second", "val_loss", "perplexity", "bits_per_byte"
 SMALLEST_SCALE = 2**-14  # of the loss in fp16: below it, what is small is lost altogether
 
 
@@ -32,50 +31,51 @@ def next_batch(run: Run, step: int) -> Batch:
     return run.data.train.batch(indices[run.processes.share(len(indices))])
 
 
+def micro_batches(run: Run, batch: Batch, step: int) -> Iterator[tuple[Batch, bool]]:
+    """The micro-batches of this process's `batch`, on the device; with each, whether it is the last of the update.
+
+    Dropout is keyed anew for each: what it draws depends on nothing that came before.
+    """
+    size = run.choices.micro_batch_size
+    starts = range(0, len(batch.ids), size)
+    for start in starts:
+        torch.manual_seed(key(run.config.training.seed, "dropout", step, start, run.processes.rank))
+        yield batch.slice(start, start + size).to(run.hardware.device), start == starts[-1]
+
+
+def trial_step(run: Run) -> None:
+    """Compute the gradients of the next update as the loop does, and forget them: the run is as before."""
+    run.optimizer.zero_grad(set_to_none=True)  # as in training: a CUDA graph would overwrite gradients that are kept
+    for part, _ in micro_batches(run, next_batch(run, run.state.step), run.state.step):
+        with run.hardware.autocast():
+            nats = run.step_model(part.ids, part.targets, reduction="sum")
+        nats.backward()
+    run.hardware.wait()
+    run.optimizer.zero_grad(set_to_none=True)
+
+
 def is_due(run: Run, interval: Interval) -> bool:
-    """Whether what is done in this interval is done after the present step. It is always done after the last one."""
+    """Whether what is done in this interval is done at the present step. It is always done after the last one."""
     step = run.state.step
+    if step == 0:
+        return interval != 0
     if interval == "epoch":
         return run.order.ends_epoch(step) or step == run.config.training.max_steps
     return interval > 0 and (step % interval == 0 or step == run.config.training.max_steps)
 
 
-def accumulate_gradients(run: Run, model: nn.Module, batch: Batch, step: int) -> Tensor:
-    """Add up the gradients of the mean loss over all targets of the update, cut into micro-batches -> that loss.
-
-    Each micro-batch contributes its summed loss over the number of targets of the *whole* update, on all processes; a
-    mean of means would weigh the targets of short sequences more.
-    """
-    total = run.processes.sum(batch.num_targets)
-    # DDP averages gradients over processes, but they are to be summed.
-    scale = run.processes.world_size / total * run.scaling.scale
-    size = run.micro_batch_size
-    starts = range(0, len(batch.ids), size)
-    loss = torch.zeros((), device=run.hardware.device)
-    for start in starts:
-        part = batch.slice(start, start + size).to(run.hardware.device)
-        torch.manual_seed(key(run.config.training.seed, "dropout", step, start, run.processes.rank))
-        with run.processes.unsynchronised(model, start == starts[-1]):
-            with run.hardware.autocast():
-                nats = model(part.ids, part.targets, reduction="sum")
-            (nats * scale).backward()
-        loss += nats.detach() / total
-    return run.processes.add_up(loss)
+def lacks_evaluation(run: Run) -> bool:
+    """Whether an evaluation is due at the present step, and is not in the log yet."""
+    last = run.directory.metrics.last_row() if run.processes.is_main else None
+    evaluated = last is not None and last["step"] == run.state.step and last.get("val_loss") is not None
+    return is_due(run, run.config.run.eval_every) and not run.processes.max(evaluated)
 
 
-def micro_batch_seconds(run: Run, rows: int) -> float:
-    """Seconds of the gradients of a micro-batch of `rows` sequences, after one to warm up. Leaves the run as it was."""
-    batch = next_batch(run, run.state.step).slice(0, rows)
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        with run.hardware.autocast():
-            nats = run.model(*batch.to(run.hardware.device)[:2], reduction="sum")
-        nats.backward()
-        run.hardware.wait()
-        seconds.append(time.perf_counter() - started)
-    run.optimizer.zero_grad(set_to_none=True)
-    return seconds[-1]
+def lacks_samples(run: Run) -> bool:
+    """Whether samples are due at the present step, and are not in the log yet."""
+    last = run.directory.samples.last_row() if run.processes.is_main else None
+    sampled = last is not None and last.get("step") == run.state.step
+    return is_due(run, run.config.run.sample_every) and not run.processes.max(sampled)
 
 
 def evaluate(run: Run) -> Evaluation:
@@ -87,8 +87,6 @@ def evaluate(run: Run) -> Evaluation:
     result = Evaluation(nats, int(targets), int(size))
     if not math.isfinite(result.loss):  # of weights that are still numbers, and whose next loss is none
         raise _diverged(run, f"the validation loss is {result.loss}")
-    if run.state.step > 0 and result.loss < run.state.best_val_loss:  # of step 0 there is no checkpoint
-        run.state.best_val_loss, run.state.best_step = result.loss, run.state.step
     return result
 
 
@@ -113,32 +111,42 @@ def draw_samples(run: Run) -> None:
     with run.hardware.autocast() if run.num_parameters > WORTH_NARROWING else nullcontext():
         texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
     run.model.train()
-    accepted = acceptance(texts) if run.config.data.is_stories else None
+    judge = run.data.judge
+    accepted = judge.acceptance(texts) if judge else None
     run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
-    judged = f" ({accepted:.0%} of {len(texts)} accepted by the grammar)" if accepted is not None else ""
+    judged = f" ({accepted:.0%} of {len(texts)} accepted by the {judge.name})" if judge else ""
     run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{printable(texts[0].strip())}\n")
 
 
-def log_metrics(run: Run, values: dict[str, float | None], scored: Evaluation | None) -> None:
-    """Write one line of metrics.jsonl, the same whichever process would do it."""
-    if not run.processes.is_main:
-        return
-    row: dict[str, Any] = {
-        "step": run.state.step,
-        **dict.fromkeys(("train_loss", "lr", "grad_norm", "tokens_per_second")),  # step 0 has none of them
-        "val_loss": scored.loss if scored else None,
-        "perplexity": scored.perplexity if scored else None,
-        "bits_per_byte": scored.bits_per_byte if scored else None,
-        **values,
-        "tokens": run.state.tokens,
-        "timestamp": time.time(),
-    }
-    run.directory.metrics.append(row)
+def log_training(run: Run, loss: float, lr: float, grad_norm: float | None, tokens_per_second: float) -> None:
+    """Write the line of a training step to metrics.jsonl."""
+    _log(run, {"train_loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens_per_second": tokens_per_second})
+
+
+def log_evaluation(run: Run, scored: Evaluation) -> None:
+    """Write the line of an evaluation to metrics.jsonl, after that of the step whose weights it scored."""
+    _log(run, {"val_loss": scored.loss, "perplexity": scored.perplexity, "bits_per_byte": scored.bits_per_byte})
+
+
+def _log(run: Run, values: dict[str, float | None]) -> None:
+    """Every line has every field, null where it was not measured."""
+    if run.processes.is_main:
+        row = {"step": run.state.step, **dict.fromkeys(MEASURED), **values}
+        run.directory.metrics.append({**row, "tokens": run.state.tokens, "timestamp": time.time()})
+
+
+def mark_best(run: Run, val_loss: float) -> None:
+    """Mark the checkpoint of this step as the best where its validation loss is; the one before may be deleted then."""
+    state = run.state
+    if run.processes.is_main and state.step > 0 and val_loss < state.best_val_loss:  # of step 0 there is no checkpoint
+        state.best_val_loss, state.best_step = val_loss, state.step
+        run.directory.mark_best(state.step, val_loss)
+        run.directory.prune(state.step, state.best_step, run.config.run.keep_last)
 
 
 def announce_evaluation(run: Run, scored: Evaluation) -> None:
     """Print what an evaluation found."""
-    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor else ""
+    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor is not None else ""
     run.display.say(
         f"step {run.state.step:,}: validation loss {scored.loss:.4f} nats/token{floor}, "
         f"perplexity {scored.perplexity:.2f}, {scored.bits_per_byte:.3f} bits/byte"
@@ -182,8 +190,6 @@ def _write_checkpoint(run: Run) -> None:
         run.optimizer,
         state.step,
         tokens=state.tokens,
-        best_val_loss=None if math.isinf(state.best_val_loss) else state.best_val_loss,
-        best_step=state.best_step,
         scaler=run.scaling.state(),
         metrics_offset=run.directory.metrics.offset(),
         samples_offset=run.directory.samples.offset(),

@@ -1,6 +1,9 @@
-"""What a training step computes between its matrix products, as compiled loops for CPUs: bf16 numbers, one pass each.
+"""Fused kernels of the operations for bf16 on a CPU: one pass over memory where torch makes several.
 
-Each file is one piece, with its mathematics: forward and backward by hand. They are put in the place of the plain
-functions of the model from outside (`machine/acceleration.py`); the plain ones stay the text to read, and what tests
-compare these with. What the loops are written in, and how they are compiled and run, is in `loops/`.
+Each file is one operation with its mathematics, forward and backward by hand, as Python loops that `jit` compiles.
+`ops/__init__.py` decides when they compute. Results do not depend on the number of threads.
 """
+
+from llamita.ops.cpu import attention, cross_entropy, linear, norm, rope, swiglu
+
+__all__ = ["attention", "cross_entropy", "linear", "norm", "rope", "swiglu"]

@@ -1,0 +1,47 @@
+"""Values that are derived from others unless somebody asks for them.
+
+In a file, on the command line and in Python, 0 asks for such a value to be derived. What everyone reads is the resolved
+value; which values were derived is remembered beside them, so that they are derived again when others are replaced.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Table = TypeVar("Table", bound="Derives")
+
+
+class Derives:
+    """A table with derived values. Which they are does not count when two tables are compared.
+
+    It stands in a slot, so that `vars` of a table has its settings only.
+    """
+
+    __slots__ = ("_derived",)
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """Names of the fields whose values nobody asked for."""
+        return getattr(self, "_derived", frozenset())
+
+    def __getstate__(self) -> tuple[dict[str, Any], frozenset[str]]:
+        return vars(self), self.derived
+
+    def __setstate__(self, state: tuple[dict[str, Any], frozenset[str]]) -> None:
+        values, derived = state
+        vars(self).update(values)
+        object.__setattr__(self, "_derived", derived)
+
+
+def set_derived(table: Derives, values: Mapping[str, Any]) -> None:
+    """Set derived values while a frozen table is being constructed."""
+    for name, value in values.items():
+        object.__setattr__(table, name, value)
+    object.__setattr__(table, "_derived", frozenset(values))
+
+
+def with_derived(table: Table, values: Mapping[str, Any]) -> Table:
+    """A copy of `table` with these derived values, checked like values that were asked for."""
+    copy = dataclasses.replace(table, **values)  # type: ignore[type-var]  (every table is a dataclass)
+    object.__setattr__(copy, "_derived", frozenset(values))
+    return copy

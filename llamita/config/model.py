@@ -1,0 +1,137 @@
+"""The shape of a model, as settings: the [model] table of the configuration. Nothing here needs torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llamita.config.checks import require_positive, require_share
+from llamita.config.derived import Derives, set_derived
+from llamita.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig(Derives):
+    """The shape of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` where they do not fit.
+
+    Sizes given as 0 are derived, and read as what was derived. `llamita.config.replace` derives them again;
+    `dataclasses.replace` replaces values and keeps all others, derived ones included.
+    """
+
+    vocab_size: int = 2048
+    """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
+    hidden_size: int = 128
+    """Width of the residual stream."""
+    intermediate_size: int = 0
+    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, up to a multiple of 16; without gate 4 times it."""
+    num_layers: int = 2
+    """Number of blocks."""
+    num_heads: int = 0
+    """Number of query heads; 0: hidden_size / 32, or an even number of wider heads where 32 does not divide it."""
+    num_kv_heads: int = 0
+    """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
+    head_dim: int = 0
+    """Width of one head, even where positions are rotary; 0: hidden_size / num_heads."""
+    max_seq_len: int = 256
+    """Context: the most tokens the model sees at once."""
+    norm: Literal["rms", "layer", "none"] = "rms"
+    """`rms`: RMSNorm, as in Llama; `layer`: LayerNorm, as in GPT-2; `none`."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """`pre`: norm what a layer reads; `post`: norm the residual stream behind it (Vaswani et al., 2017)."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm, to the variance in LayerNorm."""
+    qk_norm: bool = False
+    """RMSNorm on each head's queries and keys, before they are rotated (Henry et al., 2020; Qwen3)."""
+    position: Literal["rope", "learned", "none"] = "rope"
+    """`rope`: rotate queries and keys, as in Llama; `learned`: a vector a position, as in GPT-2; `none`."""
+    rope_theta: float = 10000.0
+    """Base of the rotary wavelengths (Su et al., 2021)."""
+    rope_scaling_factor: float = 1.0
+    """How much longer Llama 3 makes long wavelengths, for contexts beyond those it was trained on; 1: no longer."""
+    rope_low_freq_factor: float = 1.0
+    """Wavelengths above rope_original_max_seq_len / this are scaled in full."""
+    rope_high_freq_factor: float = 4.0
+    """Wavelengths below rope_original_max_seq_len / this are not scaled; those between are, in part."""
+    rope_original_max_seq_len: int = 8192
+    """The context that a model with scaled wavelengths was trained on at first."""
+    mlp: Literal["swiglu", "gelu", "relu2"] = "swiglu"
+    """The feed-forward layer: gated, as in Llama; GELU in the form of GPT-2; or squared ReLU (So et al., 2021)."""
+    bias: bool = False
+    """Add a learned bias in every linear layer (not the head) and in LayerNorm, as in GPT-2."""
+    tie_embeddings: bool = True
+    """Use one matrix for the token embedding and for the output."""
+    dropout: float = 0.0
+    """Share of elements dropped from the embedding and from what each block adds, while training."""
+    head_init: Literal["auto", "random", "copy"] = "auto"
+    """How attention heads begin: `random`, or `copy`, handing on what they see. auto: copy for stories, else random."""
+
+    def __post_init__(self) -> None:
+        self._derive()
+        self._check()
+        self._check_norm()
+        self._check_position()
+
+    def _derive(self) -> None:
+        sizes = derived_sizes(self.hidden_size, self.num_heads, self.mlp)
+        set_derived(self, {name: size for name, size in sizes.items() if not getattr(self, name)})
+        if self.head_dim is None:
+            raise UserError(
+                f"hidden_size {self.hidden_size} cannot be shared evenly by num_heads {self.num_heads}: "
+                f"choose a divisor of {self.hidden_size}, or set head_dim"
+            )
+
+    def _check(self) -> None:
+        require_positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
+        require_positive(self, "num_kv_heads", "head_dim", "max_seq_len")
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}")
+        require_share(self, "dropout")
+
+    def _check_norm(self) -> None:
+        require_positive(self, "norm_eps")
+        if self.norm == "none" and self.norm_position == "post":
+            raise UserError("norm_position is post, but norm is none: choose norm rms or layer, or leave norm_position")
+
+    def _check_position(self) -> None:
+        require_positive(self, "rope_theta", "rope_scaling_factor", "rope_low_freq_factor", "rope_high_freq_factor")
+        require_positive(self, "rope_original_max_seq_len")
+        if self.position == "rope" and self.head_dim % 2:
+            raise UserError(
+                f"head_dim {self.head_dim} (hidden_size / num_heads) is odd, but rotary positions turn pairs: "
+                "choose hidden_size and num_heads so that it is even"
+            )
+        if self.rope_scaling_factor < 1:
+            raise UserError(
+                f"rope_scaling_factor is {self.rope_scaling_factor}, but must be at least 1, which scales none"
+            )
+        if self.position != "rope" and self.rope_scaling_factor != 1:
+            raise UserError(
+                f"rope_scaling_factor is {self.rope_scaling_factor}, but position is {self.position}, which has no "
+                "wavelengths to scale: choose position rope, or leave the factor at 1"
+            )
+        if self.rope_low_freq_factor >= self.rope_high_freq_factor:
+            raise UserError(
+                f"rope_low_freq_factor {self.rope_low_freq_factor} is not below rope_high_freq_factor "
+                f"{self.rope_high_freq_factor}: lower it (Llama 3 has 1 and 4)"
+            )
+
+
+def derived_sizes(hidden_size: int, num_heads: int = 0, mlp: str = "swiglu") -> dict[str, int | None]:
+    """What the sizes of a model are where they are not given; head_dim is None where heads cannot share the width."""
+    default = _default_heads(hidden_size)
+    heads = num_heads or default
+    return {
+        "num_heads": default,
+        "num_kv_heads": heads,
+        "head_dim": hidden_size // heads if heads > 0 and hidden_size % heads == 0 else None,
+        "intermediate_size": -(-hidden_size // 6) * 16 if mlp == "swiglu" else 4 * hidden_size,
+    }
+
+
+def _default_heads(hidden_size: int) -> int:
+    """Heads of 32 elements, a width that every fused attention kernel supports, where 32 divides the hidden size.
+
+    Elsewhere the most heads of at least 32 elements that divide it: an even number, which can form groups, or one.
+    """
+    if hidden_size % 32 == 0:
+        return max(1, hidden_size // 32)
+    counts = range(hidden_size // 64 * 2, 0, -2)
+    return next((count for count in counts if hidden_size % (2 * count) == 0), 1)

@@ -1,0 +1,140 @@
+"""Everything that `train` needs to know, in one object: read from tables and files, replaced by flat names."""
+
+import dataclasses
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from llamita.config.aliases import ALIASES
+from llamita.config.data import DataConfig
+from llamita.config.derived import with_derived
+from llamita.config.execution import ExecutionConfig
+from llamita.config.model import ModelConfig, derived_sizes
+from llamita.config.optimizer import OptimizerConfig, default_learning_rate
+from llamita.config.toml import Note, Schema, Tables, read_toml
+from llamita.config.training import TrainingConfig
+from llamita.presets import preset_path
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that `train` needs to know: one table a field."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    run: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    def __post_init__(self) -> None:
+        """Derive the learning rate where it is not asked for, as soon as it is known how heads begin."""
+        if self.optimizer.learning_rate and "learning_rate" not in self.optimizer.derived:
+            return
+        width, head_init = self.model.hidden_size, self.model.head_init
+        rate = 0.0 if head_init == "auto" else default_learning_rate(width, head_init)
+        object.__setattr__(self, "optimizer", with_derived(self.optimizer, {"learning_rate": rate}))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "RunConfig":
+        """The configuration in a TOML file; what it leaves out has its default. Raises `UserError`."""
+        return cls.from_tables(settings_asked_for(path), str(path))
+
+    @classmethod
+    def from_preset(cls, name: str) -> "RunConfig":
+        """The configuration that `name` stands for (`llamita presets` lists them). Raises `UserError` for others."""
+        return cls.from_toml(preset_path(name))
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Mapping[str, Any]], source: str = "configuration") -> "RunConfig":
+        """From `{"model": {"hidden_size": 256}, ...}`. Raises `UserError` for names and types that do not exist."""
+        return cls(**SCHEMA.construct(tables, source))
+
+    def tables(self) -> Tables:
+        """The same as nested dictionaries, ready for TOML: every setting with its resolved value."""
+        return dataclasses.asdict(self)
+
+    def asked_for(self) -> Tables:
+        """The same without the values that were derived: what constructs an equal configuration."""
+        return _without(self.tables(), self.model.derived | self.optimizer.derived)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that make the run what it is, by flat name."""
+        return {
+            f.name: getattr(getattr(self, table.name), f.name)
+            for table in fields(self)
+            if table.name != "run"
+            for f in fields(SCHEMA.classes[table.name])
+            if not f.metadata.get("execution")
+        }
+
+
+SCHEMA = Schema(get_type_hints(RunConfig), ALIASES)
+"""What a configuration file may say."""
+
+
+def replace(config: RunConfig, **values: Any) -> RunConfig:
+    """A copy of `config` with settings replaced by flat names or aliases: `replace(config, n_embd=256, seed=1)`.
+
+    It is what the command line makes of the same names, as flags over the same file: values that nobody asked for
+    (num_heads, num_kv_heads, head_dim, intermediate_size, learning_rate) are derived again, and so is what is replaced
+    by 0; `epochs` takes the place of `max_steps`. Raises `UserError` for unknown names and for values that do not fit.
+    """
+    above = SCHEMA.tables_of(values, "configuration")
+    below = beneath(config.asked_for(), [name for rows in above.values() for name in rows])
+    return RunConfig.from_tables({table: {**rows, **above.get(table, {})} for table, rows in below.items()})
+
+
+RIVALS = {"epochs": "max_steps", "max_steps": "epochs"}
+"""Settings that say the same in another way: what is asked for above leaves nothing of its rival beneath."""
+
+
+def beneath(tables: Tables, names: Iterable[str]) -> Tables:
+    """What is left of `tables` when settings of these names are laid over them."""
+    covered = {*names}
+    return _without(tables, covered | {RIVALS[name] for name in covered & RIVALS.keys()})
+
+
+def _without(tables: Tables, names: Collection[str]) -> Tables:
+    return {table: {k: v for k, v in rows.items() if k not in names} for table, rows in tables.items()}
+
+
+def field_tables() -> dict[str, str]:
+    """Flat field name -> the name of its table."""
+    return SCHEMA.field_tables()
+
+
+def settings_asked_for(path: str | Path, note: Note = warnings.warn) -> Tables:
+    """The settings that a TOML file asks for, names and types checked. Raises `UserError`, naming file and key.
+
+    A setting that is no longer needed is left out, with a `note` where a person wrote it.
+
+    The config.toml of a run has a value for every setting, also for those that nobody asked for. So that these follow
+    when others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there that is just
+    what would be derived from the rest counts as derived, and is left out: in place it would be derived again, to the
+    same value. In a file that no run wrote, every value was asked for.
+    """
+    tables = read_toml(path)
+    written_by_a_run = tables.pop("facts", None) is not None
+    settings = SCHEMA.checked(tables, str(path), _say_nothing if written_by_a_run else note)
+    return _without_derived(settings) if written_by_a_run else settings
+
+
+def is_of_a_run(path: str | Path) -> bool:
+    """Whether a run wrote this TOML file: it has [facts]. Raises `UserError` where it cannot be read."""
+    return "facts" in read_toml(path)
+
+
+def _say_nothing(_: str) -> None:
+    """The note of a file that a run wrote: nobody asked for what is in it."""
+
+
+def _without_derived(settings: Tables) -> Tables:
+    """`settings` without the values that would be derived from the others."""
+    model = settings.get("model", {})
+    width = model.get("hidden_size", ModelConfig.hidden_size)
+    rate = default_learning_rate(width, model.get("head_init", ModelConfig.head_init))
+    sizes = derived_sizes(width, model.get("num_heads", 0), model.get("mlp", ModelConfig.mlp))
+    derived = {**sizes, "learning_rate": rate}
+    return {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}

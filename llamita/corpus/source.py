@@ -1,0 +1,59 @@
+"""What a corpus brings along besides its text: a validation split, a judge of samples, a loss floor, defaults."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from llamita.corpus.documents import Corpus
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Decides whether a text could belong to the corpus, for a corpus that can tell. Samples are judged by it.
+
+    Attributes:
+        name: what judges, in one word or two: "grammar" is shown as "accepted by the grammar".
+        accepts: one text, prompt included -> the verdict.
+    """
+
+    name: str
+    accepts: Callable[[str], bool]
+
+    def acceptance(self, texts: Iterable[str]) -> float:
+        """The share of the texts that are accepted, from 0 to 1; 0 if there are none."""
+        verdicts = [self.accepts(text) for text in texts]
+        return sum(verdicts) / len(verdicts) if verdicts else 0.0
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What `auto` means for a corpus: fields of the configuration, by their names there."""
+
+    windows: Literal["stream", "document"] = "stream"
+    head_init: Literal["random", "copy"] = "random"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `--data` names, opened: the text to train on, and what is known about it.
+
+    Attributes:
+        training: the text to train on.
+        validation: the text to validate on; None: split off `training`.
+        judge: judges samples; None: nothing can.
+        floor_nats: what all of `validation`, end tokens included, costs a perfect model, in nats in total: no model
+            can do better. None where nobody knows.
+        defaults: what `auto` means here.
+
+    Raises `ValueError` where a floor is given without the validation text that it belongs to.
+    """
+
+    training: Corpus
+    validation: Corpus | None = None
+    judge: Judge | None = None
+    floor_nats: float | None = None
+    defaults: Defaults = Defaults()
+
+    def __post_init__(self) -> None:
+        if self.floor_nats is not None and self.validation is None:
+            raise ValueError("floor_nats is a total over the validation text, but there is no validation text")

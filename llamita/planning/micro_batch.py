@@ -1,0 +1,89 @@
+"""Into how many micro-batches an update is cut: what fits into the memory of the machine, by the estimate."""
+
+import math
+from collections.abc import Iterator
+
+from llamita.config import RunConfig, replace
+from llamita.errors import UserError
+from llamita.parallel import Processes
+from llamita.planning.machine_memory import free_memory, memory_limit
+from llamita.planning.memory import count_parameters, optimizer_state_bytes, training_memory
+from llamita.runtime.hardware import Hardware
+
+SURELY = 0.25  # of the limit: what takes less by the rough bound is not estimated exactly
+
+
+def choose_micro_batch(
+    config: RunConfig, hardware: Hardware, processes: Processes, known: int | None = None
+) -> tuple[int, str]:
+    """How many sequences a process computes at once, and why: what is asked for; for auto, the largest that fits.
+
+    A pure function of the configuration, the device and its total memory: micro-batches round differently, so neither
+    a clock nor free memory has a say. `known`: what auto chose when the run began, which it chooses again.
+    Raises `UserError`, naming one that fits, where what is asked for does not.
+    """
+    share, wish = math.ceil(config.training.batch_size / processes.world_size), config.run.micro_batch_size
+    if wish == "auto" and known:
+        return min(known, share), "as when the run began"
+    limit = memory_limit(hardware.device, processes.local_world_size)
+
+    def fits(rows: int) -> bool:
+        exceeded = needed_memory(config, hardware, rows, enough=SURELY * limit) > limit
+        return processes.max(exceeded) == 0  # processes on other machines may have less
+
+    rows = share if wish == "auto" else min(wish or share, share)
+    if fits(rows):
+        return rows, ""
+    smaller = next((size for size in _halves(rows) if fits(size)), None)
+    if wish != "auto" or smaller is None:
+        raise UserError(_refusal(config, rows, smaller, needed_memory(config, hardware, rows), limit))
+    return smaller, "the most that fits into memory"
+
+
+def needed_memory(config: RunConfig, hardware: Hardware, rows: int, enough: float = 0.0) -> float:
+    """Bytes that training in micro-batches of `rows` sequences takes at its peak, by the estimate of `memory.py`.
+
+    The estimate computes a step on FakeTensors, which takes a second: where a rough upper bound is below `enough`, it
+    is that bound.
+    """
+    bound = _upper_bound(config, rows)
+    if bound < enough:
+        return bound
+    return training_memory(replace(config, micro_batch_size=rows), hardware).peak
+
+
+def warn_of_full_memory(config: RunConfig, hardware: Hardware, rows: int) -> str | None:
+    """What to say where the memory that training needs is not free at present. Nothing is chosen by that."""
+    free = free_memory(hardware.device)
+    needed = needed_memory(config, hardware, rows, enough=SURELY * free)
+    if needed <= free:
+        return None
+    return (
+        f"warning: training needs about {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free at present: close "
+        "other programs, or the system may slow down or end this one"
+    )
+
+
+def _halves(count: int) -> Iterator[int]:
+    """Half of `count`, rounded up, half of that, and so on down to 1."""
+    while count > 1:
+        count = math.ceil(count / 2)
+        yield count
+
+
+def _upper_bound(config: RunConfig, rows: int) -> float:
+    """Bytes, more rather than less: what parameters need, and 64 fp32 numbers per layer, channel and token."""
+    model = config.model
+    parameters, tokens = sum(count_parameters(model).values()), rows * model.max_seq_len
+    held = 12 * parameters + optimizer_state_bytes(config)  # weights, gradients, and a temporary of that size
+    return held + 4 * tokens * (64 * model.hidden_size * model.num_layers + 4 * model.vocab_size)
+
+
+def _refusal(config: RunConfig, rows: int, smaller: int | None, needed: float, limit: float) -> str:
+    what = (
+        f"micro-batches of {rows:,} sequences x {config.model.max_seq_len:,} tokens do not fit into memory: they need "
+        f"about {needed / 1e9:,.1f} GB, and a process may use {limit / 1e9:,.1f} GB here"
+    )
+    if smaller is None:
+        return f"{what}, and one sequence at a time does not fit either: choose a smaller model, or lower --max_seq_len"
+    return f"{what}: use --micro_batch_size {smaller} (the update stays the same), or auto"

@@ -1,0 +1,48 @@
+"""The configuration resolved with the data: vocabulary, initialisation, number of steps, learning rate."""
+
+import math
+
+from llamita.config import RunConfig, replace
+from llamita.data import Dataset, note_on_documents, note_on_vocabulary, open_dataset
+from llamita.errors import UserError
+from llamita.parallel import Processes
+from llamita.train.display import Display
+
+DEFAULT_STEPS = 2000
+
+
+def open_data(config: RunConfig, processes: Processes, display: Display) -> Dataset:
+    """Tokenize the data that `config` names, or find it in the cache. Notes what a user should know about it."""
+    with processes.main_first():  # the others find in the cache what it wrote
+        data = open_dataset(config, display.progress)
+    for note in (note_on_vocabulary(config, data.tokenizer), note_on_documents(data.prepared, data.tokenizer)):
+        if note:
+            display.say(note)
+    return data
+
+
+def resolve(config: RunConfig, data: Dataset) -> RunConfig:
+    """`config` with what only data and other settings can tell: vocabulary, first weights, steps.
+
+    Knowing how heads begin, `replace` derives the learning rate where it is not asked for.
+    """
+    steps = config.training.max_steps
+    if not steps and config.training.epochs:
+        steps = math.ceil(config.training.epochs * len(data.train) / config.training.sequences_per_update)
+    head_init = data.defaults.head_init if config.model.head_init == "auto" else config.model.head_init
+    return replace(
+        config,
+        vocab_size=data.tokenizer.vocab_size,
+        head_init=head_init,
+        max_steps=steps or DEFAULT_STEPS,
+        epochs=0.0,
+    )
+
+
+def require_enough_sequences(config: RunConfig, world_size: int) -> None:
+    """Raise `UserError` where some of `world_size` processes would have no sequence of an update."""
+    if config.training.sequences_per_update < world_size:
+        raise UserError(
+            f"batch_size {config.training.batch_size} x grad_accum_steps {config.training.grad_accum_steps} leaves "
+            f"some of {world_size:,} processes without a sequence: raise --batch_size or lower --world_size"
+        )

@@ -1,0 +1,46 @@
+"""Going on: the newest good checkpoint is loaded, and the logs are cut back to it."""
+
+from llamita.train.build import Run, State
+from llamita.train.checkpoint import Checkpoint, load_verified
+from llamita.train.run_directory import Best
+
+
+def resume(run: Run) -> None:
+    """Load the newest good checkpoint, and cut the logs back to it. Without one, begin anew."""
+    found = run.directory.newest_good()
+    if found is None:
+        if run.processes.is_main:
+            run.directory.clear_logs()
+        return
+    checkpoint, complaints = found
+    for complaint in complaints:
+        run.display.say(f"note: {complaint}; going on from {checkpoint.path.name} instead")
+    load_verified(checkpoint, run.model, run.optimizer)
+    run.state = State(checkpoint.manifest["step"], checkpoint.manifest["tokens"])
+    run.scaling = run.hardware.scaling(checkpoint.manifest.get("scaler"))
+    if run.processes.is_main:
+        run.directory.truncate_logs(checkpoint)
+        _remember_best(run, checkpoint)
+        # The run may have been killed after it saved this checkpoint and before it deleted older ones.
+        run.directory.prune(run.state.step, run.state.best_step, run.config.run.keep_last, spare_newer=True)
+
+
+def _remember_best(run: Run, checkpoint: Checkpoint) -> None:
+    """Find the lowest validation loss up to this checkpoint, and mark the step that had it, unless that is done.
+
+    The log knows it, the mark too, and the manifest of older runs. A mark from beyond this step, or of a checkpoint
+    that was written anew, is ignored.
+    """
+    state, directory, manifest = run.state, run.directory, checkpoint.manifest
+    marked = directory.marked_best(state.step)
+    found = [marked] if marked else []
+    if manifest.get("best_val_loss") is not None:
+        found.append(Best(manifest["best_val_loss"], manifest["best_step"]))
+    for row in directory.metrics.rows():
+        if row.get("val_loss") is not None and 0 < row["step"] <= state.step:
+            found.append(Best(row["val_loss"], row["step"]))
+    if not found:
+        return
+    state.best_val_loss, state.best_step = best = min(found)
+    if best != marked and directory.checkpoint(best.step).exists():
+        directory.mark_best(best.step, best.val_loss)
