@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
     "save_every": 4,
     "sample_every": 0,
     "sample_count": 2,
-    "device": "cpu",
+    "device": os.environ.get("LLAMITA_TEST_DEVICE", "cpu"),  # as benchmarks/gpu.py sets it
     "precision": "fp32",
     "threads": 1,
 }

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 from runs import cache, command
 
+import gpu
 import llamita.corpus.story_corpus
 import tokenizer
 import train
@@ -17,7 +18,7 @@ fixtures = (cache,)
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["prepare", "train", "eval", "generate", "presets"]
 COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode"]
-BENCHMARKS = train, tokenizer
+BENCHMARKS = train, tokenizer, gpu
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -1,0 +1,11 @@
+"""What `benchmarks/gpu.py` is made of: one module per section of its report."""
+
+SECTIONS = {
+    "tests": "The test suite on the device",
+    "training": "Training in bf16 and fp16",
+    "attention": "The attention kernel",
+    "throughput": "Tokens per second and MFU",
+    "memory": "Estimated and measured memory",
+    "resume": "Kill and resume",
+}
+"""Module -> title, in the order of the report."""
