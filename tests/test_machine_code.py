@@ -59,6 +59,11 @@ needs_linker = pytest.mark.skipif(os.name != "posix" or not shutil.which("cc"), 
 needs_modes = pytest.mark.skipif(os.name != "posix", reason="the modes of files mean nothing here")
 
 
+@pytest.fixture(autouse=True)
+def no_kernel_cache_of_the_whole_suite(monkeypatch):
+    monkeypatch.delenv("LLAMITA_KERNEL_CACHE", raising=False)
+
+
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """The file of a kernel, in a package whose __pycache__ only this user can write to; its helpers are in another."""

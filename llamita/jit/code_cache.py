@@ -79,9 +79,12 @@ def trusted(folder: Path) -> Path | None:
 def _candidates(source: Path) -> Iterator[Path]:
     """The folders that may hold the code, best first; the last is for users whose cache others can write to.
 
-    Beside the source, each checkout has its own. Where $LLAMITA_CACHE names a folder, that comes in its place.
+    Beside the source, each checkout has its own. Where $LLAMITA_KERNEL_CACHE or $LLAMITA_CACHE names a folder, that
+    comes in its place.
     """
-    if not os.environ.get("LLAMITA_CACHE"):
+    if folder := os.environ.get("LLAMITA_KERNEL_CACHE"):
+        yield Path(folder)
+    elif not os.environ.get("LLAMITA_CACHE"):
         yield source.parent / "__pycache__"
     with suppress(RuntimeError):  # there is no home
         yield default_cache() / "kernels"
