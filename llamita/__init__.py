@@ -5,7 +5,7 @@ from collections.abc import MutableMapping as _MutableMapping
 
 __version__ = "0.1.0"
 
-_SPIN_COUNT = "1000"  # iterations: some microseconds, as long as the gaps between the operations of a step
+_SPIN_COUNT = "2000"  # iterations: some tens of microseconds, as long as the gaps between the operations of a step
 _SPIN_SETTINGS = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
 
 

@@ -82,8 +82,8 @@ def test_other_precisions_scale_nothing():
 def test_a_run_in_fp16_learns_logs_no_infinite_norm_and_resumes_with_its_scale_bit_for_bit(text, tmp_path):
     options = {"precision": "fp16", "max_steps": 40, "save_every": 20, "eval_every": 20, "learning_rate": 1e-2}
     assert command(*train_words(text, tmp_path / "whole", **options)) == 0
-    log = rows(tmp_path / "whole")
-    assert log[-1]["train_loss"] < log[1]["train_loss"] - 0.3
+    losses = [row["train_loss"] for row in rows(tmp_path / "whole") if row["train_loss"] is not None]
+    assert losses[-1] < losses[0] - 0.3
     assert "Infinity" not in (tmp_path / "whole" / "metrics.jsonl").read_text()
     run = tmp_path / "run"
     assert command(*train_words(text, run, **options)) == 0

@@ -25,7 +25,7 @@ def spinning_of_a_process(first: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("first", ["import llamita", "from llamita.model import Llama", "import llamita.cli.main"])
 def test_importing_llamita_bounds_the_spinning_before_torch_is_loaded(first):
-    assert spinning_of_a_process(first) == "1000"
+    assert spinning_of_a_process(first) == "2000"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_value_of_the_user_is_left_alone(environment, expected):
 def test_an_environment_without_a_policy_gets_one():
     environment: dict[str, str] = {}
     _bound_spinning(environment)
-    assert environment == {"GOMP_SPINCOUNT": "1000"}
+    assert environment == {"GOMP_SPINCOUNT": "2000"}
 
 
 def test_threads_are_a_function_of_model_shape_and_cores():
