@@ -14,8 +14,8 @@ from runs import digest, rows, write_text
 SPIN = "while True: pass"
 COMMAND = (
     "train --tokenizer char --hidden_size 64 --num_layers 2 --num_heads 2 --max_seq_len 64 --batch_size 8 "
-    "--max_steps 12 --warmup_steps 2 --log_every 1 --eval_every 6 --eval_sequences 8 --sample_every 6 --sample_count 2 --device cpu "
-    "--micro_batch_size auto"
+    "--max_steps 12 --warmup_steps 2 --log_every 1 --eval_every 6 --eval_sequences 8 --sample_every 6 --sample_count 2 "
+    "--device cpu --micro_batch_size auto"
 )
 LOADS = (0, 1, 3)
 """Processes that spin beside the run."""

@@ -35,8 +35,8 @@ class ExecutionConfig:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the matrix products; weights stay fp32. auto: bf16, else fp16, where a device multiplies them natively."""
     kernels: Literal["auto", "native", "plain"] = "auto"
-    """native: fused kernels wherever they fit the inputs (bf16 on a CPU, AdamW); plain: `ops/reference.py` everywhere, the
-    formulas of the optimizer included. auto: native, or plain where numba cannot be imported."""
+    """native: fused kernels wherever they fit the inputs (bf16 on a CPU, AdamW); plain: `ops/reference.py` everywhere,
+    the formulas of the optimizer included. auto: native, or plain where numba cannot be imported."""
     compile: Literal["auto", "on", "off", "graphs"] = "auto"
     """Whether torch.compile joins the model's steps. auto: where there are no fused kernels, and the run has enough
     operations to win back the wait, by a nominal speed of the kind of device.
