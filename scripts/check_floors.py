@@ -15,7 +15,7 @@ FLOORS = (
     "errors", "randomness", "files", "code_digest", "file_lock", "console", "targets", "presets", "config",
     "jit", "tokenizer", "corpus", "data", "ops", "model", "optim", "parallel", "runtime", "generate", "evaluate",
     "planning", "train",
-    "bench", "experiments", "serve", "interop", "cli", "__main__",
+    "experiments", "serve", "interop", "cli", "__main__",
 )  # fmt: skip
 """From the ground upwards in the order of use: each may import from those before it."""
 

@@ -32,6 +32,11 @@ where their value in the config.toml of a run is just what would be derived from
 `--hidden_size 256` is enough to change the width. Any other value stays, as do `vocab_size` and `max_steps`, which came
 from the data; and in a file that no run wrote, which has no table `[facts]`, every value stays.
 
+Python constructs the same configuration from the same names, or from their aliases:
+`llamita.config.replace(RunConfig(), hidden_size=256)` is `--hidden_size 256`, and
+`replace(RunConfig.from_toml("my.toml"), lr=1e-3)` is `--config my.toml --lr 1e-3`. What nobody asked for is derived
+again, and so is a derived setting that is replaced by 0.
+
 *Identity* settings make a run what it is: with another value it is another run, and a resume with one is refused.
 *Execution* settings may change from one start to the next. (What says which text, and which tokenizer, counts by what
 these contain.)
@@ -71,6 +76,9 @@ def page() -> str:
     lines += ["\n## Other trainers' names", "They work as flags and as TOML keys, with `_` or `-`.", ""]
     lines += ["| name | here |", "|---|---|"]
     lines += [f"| `{alias}` | `{name}` |" for alias, name in config.ALIASES.items()]
+    lines += ["\n## Settings of earlier versions", "They are ignored, with a note; a run that has them goes on.", ""]
+    lines += ["| name | why it is no longer needed |", "|---|---|"]
+    lines += [f"| `{name}` | {why} |" for name, why in config.RETIRED.items()]
     lines += ["\n## Generation", "Flags of `llamita generate`, and arguments of `llamita.generate.generate`.", ""]
     texts = documentation(config.GenerationConfig)
     lines += ["| setting | default | |", "|---|---|---|"]

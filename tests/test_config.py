@@ -302,4 +302,14 @@ def test_heads_that_were_not_given_share_any_even_width_evenly():
         config = ModelConfig(hidden_size=width)
         assert config.num_heads * config.head_dim == width
         assert config.head_dim % 2 == 0
-    assert [ModelConfig(hidden_size=width).num_heads for width in (32, 128, 192, 256, 512)] == [1, 4, 6, 8, 16]
+
+
+def test_heads_that_were_not_given_have_32_elements_wherever_the_width_allows():
+    assert all(ModelConfig(hidden_size=width).head_dim == 32 for width in range(32, 2050, 32))
+    assert [ModelConfig(hidden_size=width).num_heads for width in (32, 128, 160, 192, 512)] == [1, 4, 5, 6, 16]
+    assert [ModelConfig(hidden_size=width).head_dim for width in (48, 80, 100)] == [48, 40, 50]  # 32 divides none
+
+
+def test_the_default_model_has_a_head_dimension_that_other_programs_take():
+    assert ModelConfig().head_dim in (32, 64)
+    assert ModelConfig().num_heads % 2 == 0  # so that num_kv_heads may be 1, half of them, or all

@@ -9,12 +9,15 @@ import pytest
 from runs import cache, command
 
 import llamita.corpus.story_corpus
+import tokenizer
+import train
 from llamita.config import ALIASES
 
 fixtures = (cache,)
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["prepare", "train", "eval", "generate", "presets"]
-COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode", "bench tokenizer", "bench train"]
+COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode"]
+BENCHMARKS = train, tokenizer
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -36,10 +39,11 @@ def test_a_page_that_is_written_from_the_code_is_current(name):
 
 @pytest.fixture
 def flags(capsys) -> set[str]:
-    """Every flag that some command takes."""
+    """Every flag that some command, or a benchmark, takes."""
     for words in COMMANDS:
         assert command(*words.split(), "--help") == 0
-    found = re.findall(r"--([a-z][\w-]*)", capsys.readouterr().out)
+    helps = [capsys.readouterr().out, *(module.parser().format_help() for module in BENCHMARKS)]
+    found = re.findall(r"--([a-z][\w-]*)", "".join(helps))
     return {flag.replace("-", "_") for flag in found} | ALIASES.keys() | {"help"}
 
 

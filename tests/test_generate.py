@@ -27,7 +27,9 @@ from llamita.generate import (
     sample_logits,
     stream,
 )
-from llamita.model import Llama, ModelConfig
+from llamita.generate.engine import decode_step, prefill
+from llamita.generate.sampling import Sampler
+from llamita.model import KVCache, Llama, ModelConfig
 from llamita.tokenizer import BPETokenizer, CharTokenizer
 
 fixtures = (cache, text)
@@ -196,6 +198,44 @@ def test_a_prompt_longer_than_the_context_counts_by_its_end():
     model, _ = twins(max_seq_len=8)
     prompt = torch.randint(23, (30,), generator=torch.Generator().manual_seed(0)).tolist()
     assert written(model, [prompt], **GREEDY) == written(model, [prompt[-8:]], **GREEDY)
+
+
+class CountingHead(torch.nn.Module):
+    """A head that notes how many hidden states it is given."""
+
+    def __init__(self, head: torch.nn.Module):
+        super().__init__()
+        self.head, self.weight, self.rows = head, head.weight, []
+
+    def forward(self, hidden: torch.Tensor, *arguments) -> torch.Tensor:
+        self.rows.append(hidden.shape[:-1].numel())
+        return self.head(hidden, *arguments)
+
+
+def test_the_head_computes_logits_after_the_last_token_of_each_slot_only():
+    model, _ = twins()
+    model.lm_head = CountingHead(model.lm_head)
+    written(model, PROMPTS, max_new_tokens=38, **GREEDY)  # the longest prompt has 9 tokens, the context 40
+    assert model.lm_head.rows == [len(PROMPTS)] * 38
+
+
+def test_prefill_and_decode_steps_find_the_logits_of_a_pass_without_a_cache():
+    model, _ = twins()
+    cache = KVCache(model.config, len(PROMPTS), 20)
+    appended = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    for _ in range(2):  # the second time, the slots are taken
+        steps = [prefill(model, cache, PROMPTS), *(decode_step(model, cache, ids) for ids in appended)]
+        for slot, prompt in enumerate(PROMPTS):
+            for count, logits in enumerate(steps):
+                row = torch.tensor([[*prompt, *appended[:count, slot].tolist()]])
+                torch.testing.assert_close(logits[slot], model(row)[0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_slot_draws_by_its_own_number_whatever_the_others_are():
+    logits, config = drawn_logits(), GenerationConfig(temperature=1.5, top_k=0, seed=3)
+    together, alone = Sampler([[1]] * 8, 30, config), Sampler([[1]], 30, config)
+    for _ in range(5):
+        assert together(logits)[:1].tolist() == alone(logits[:1]).tolist()
 
 
 CHARACTERS = CharTokenizer("abcdefgh, é🙂日")

@@ -60,7 +60,7 @@ def test_autocast_computes_products_in_the_precision(precision, dtype):
 
 
 def test_cores_are_shared_among_the_processes_of_a_machine(monkeypatch):
-    monkeypatch.setattr(hardware, "_usable_cores", lambda: 9)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 9)
     config = ExecutionConfig(device="cpu", precision="fp32")
     threads = {local: choose_hardware(config, Processes(0, 16, 0, local)).threads for local in (1, 2, 4, 16)}
     assert threads == {1: 9, 2: 4, 4: 2, 16: 1}

@@ -169,3 +169,11 @@ def test_greedy_generation_is_the_same_with_and_without_the_cache():
         cached = torch.cat((cached, following), dim=1)
         uncached = torch.cat((uncached, model(uncached)[:, -1].argmax(-1, keepdim=True)), dim=1)
     assert torch.equal(cached, uncached)
+
+
+def test_logits_at_one_index_of_each_row_are_those_of_the_whole_pass():
+    model, ids = model_with(), drawn_ids(3, 20)
+    last = torch.tensor([4, 19, 0])
+    some = model(ids, logits_at=last)
+    assert some.shape == (3, 1, VOCAB)
+    assert_near(some[:, 0], model(ids)[torch.arange(3), last])

@@ -9,11 +9,14 @@ from runs import last_checkpoint, outcome, rows, tiny_config
 from runs import text as text
 from safetensors.torch import load_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from llamita import ops
 from llamita.config import OptimizerConfig, RunConfig
 from llamita.config import replace as replace_settings
 from llamita.model import Llama, ModelConfig
 from llamita.optim import AdamW, Optimizer, build_optimizer, set_learning_rate
+from llamita.optim.dispatch import use_fused_kernel
 from llamita.planning import memory
 from llamita.planning.memory import count_parameters, optimizer_state_bytes, training_memory
 from llamita.runtime.hardware import choose_hardware
@@ -168,3 +171,16 @@ def test_a_checkpoint_holds_the_state_of_adamw_by_parameter_and_kind(text, tmp_p
 
 def _vocabulary(run) -> int:
     return RunConfig.from_toml(run / "config.toml").model.vocab_size
+
+
+# Fused kernels, or the formulas
+
+
+def test_the_formulas_compute_where_they_are_chosen_and_where_tensors_have_no_memory():
+    tensors = [torch.ones(3), torch.ones(4, 2)]
+    with ops.backend("native"):
+        assert use_fused_kernel(tensors)
+        with FakeTensorMode():
+            assert not use_fused_kernel([*tensors, torch.ones(3)])
+    with ops.backend("plain"):
+        assert not use_fused_kernel(tensors)

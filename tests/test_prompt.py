@@ -1,8 +1,8 @@
 """Where `llamita generate` has its prompt from when none is given: a terminal, a pipe, or nowhere."""
 
 import os
-import pty
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,9 +47,23 @@ def read_from_silence(patience: float) -> None:
     sys.stdin = os.fdopen(reading, "r")
 
 
+def read_from_someone_slow(pieces: list[bytes]) -> None:
+    """A pipe into which someone writes piece by piece."""
+    reading, writing = os.pipe()
+    sys.stdin = os.fdopen(reading, "r")
+
+    def write() -> None:
+        for piece in pieces:
+            time.sleep(0.1)
+            os.write(writing, piece)
+        os.close(writing)
+
+    threading.Thread(target=write).start()
+
+
 def at_a_terminal(folder: Path, typed: bytes) -> tuple[int, str, str]:
     """Type when asked for a prompt -> exit code, standard output and error."""
-    ours, theirs = pty.openpty()
+    ours, theirs = pytest.importorskip("pty", reason="terminals of POSIX").openpty()
     try:
         process = start(["generate", *GREEDY], folder, sit_at, os.ttyname(theirs))
         while process.is_alive() and QUESTION not in (folder / "err").read_text():
@@ -102,6 +116,13 @@ def test_a_pipe_that_stays_silent_is_told_and_a_new_document_begun(run, tmp_path
     assert ended(start(["generate", *GREEDY], tmp_path, read_from_silence, 0.0)) == 0
     assert (tmp_path / "err").read_text() == "note: nothing came through the pipe: beginning a new document\n"
     assert (tmp_path / "out").read_text() == written(capsys, "")
+
+
+def test_a_prompt_that_comes_in_pieces_is_read_to_its_end(run, tmp_path, capsys):
+    pieces = [b"the lla", b"ma", b"\r\n"]
+    assert ended(start(["generate", *GREEDY], tmp_path, read_from_someone_slow, pieces)) == 0
+    assert (tmp_path / "err").read_text() == ""
+    assert (tmp_path / "out").read_text() == written(capsys, "the llama")
 
 
 def test_bytes_in_a_pipe_that_are_no_text_are_refused(run, tmp_path):

@@ -61,7 +61,7 @@ def evaluate(
         check_prompt(prompt, tokenizer, config.model.max_seq_len)
     directory = RunDirectory(found.path.parent)
     data = _open_data(config, cache_dir, directory.path, directory.facts()["data_fingerprint"])
-    hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"))
+    hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=config.model)
     model = hardware.apply(model)
     started = time.perf_counter()
     losses = _score(model, data)

@@ -42,7 +42,7 @@ def generate(
     from llamita.runtime import choose_hardware
 
     _, model, tokenizer, config = load_noting_code(checkpoint)
-    model = choose_hardware(ExecutionConfig(device=device, precision="fp32")).apply(model)
+    model = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=model.config).apply(model)
     prompt = _read_prompt() if prompt is None else prompt
     check_prompt(prompt, tokenizer, config.model.max_seq_len)
     shown = printable if sys.stdout.isatty() else str  # a file gets what was written, whatever it is

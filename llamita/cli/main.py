@@ -27,7 +27,6 @@ app.command("llamita.cli.train:train", help="Train a model; without flags, on th
 app.command("llamita.cli.eval:evaluate", name="eval", help="Score a model on the validation set of its run.")
 app.command("llamita.cli.generate:generate", help="Let a model write.")
 app.command("llamita.cli.presets:presets", help="List the presets: their parameters, and the memory they take.")
-app.command("llamita.cli.bench:app", name="bench", help="Measure llamita beside its peers, on this machine.")
 app.command("llamita.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer, and look at what it does.")
 
 

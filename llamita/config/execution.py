@@ -37,16 +37,17 @@ class ExecutionConfig:
     kernels: Literal["auto", "native", "plain"] = "auto"
     """What computes between matrix products. native: llamita's compiled loops (bf16 on a CPU); plain: torch's own."""
     compile: Literal["auto", "on", "off", "graphs"] = "auto"
-    """Whether torch.compile compiles the model's steps. auto: a pure function of model shape, device and total memory;
-    never of load or timing. graphs: as CUDA graphs, too, for small models on a GPU (auto never chooses it)."""
+    """Whether torch.compile joins the model's steps. auto: where there are no fused kernels, and the run has enough
+    operations to win back the wait, by a nominal speed of the kind of device.
+    graphs: as CUDA graphs, too, for small models on a GPU (not measured yet, so never chosen by auto)."""
     world_size: int = 0
     """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
     threads: int = 0
     """CPU threads of each process; 0: its share of those it may use, a pure function of model shape, device and total
     memory; never of load or timing."""
     micro_batch_size: int | Literal["auto"] = 0
-    """Sequences a process computes at once; 0: its share of batch_size. auto: what fits, a pure function of model
-    shape, device and total memory; never of load or timing."""
+    """Sequences a process computes at once; 0: its share of batch_size. auto: the most that fits into the memory
+    of the machine, by the estimate that `llamita presets` prints."""
     log_every: Interval = 10
     """Steps between lines of metrics.jsonl, or `epoch`."""
     eval_every: Interval = 500
@@ -55,7 +56,7 @@ class ExecutionConfig:
     """Validation windows of each evaluation while training, evenly spread and always the same; 0: all. auto: as many
     as have 64,000 tokens, or all where the loss is compared with a floor, as that of the built-in stories."""
     save_every: Interval = 500
-    """Steps between checkpoints, or `epoch`. The best evaluation is saved, too, and always kept."""
+    """Steps between checkpoints, or `epoch`. One is also saved before each evaluation, and the best is always kept."""
     keep_last: int = 2
     """Newest checkpoints that are kept, besides the best; 0: all. With 1, none is left to fall back on."""
     sample_every: Interval = 500

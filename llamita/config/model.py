@@ -18,14 +18,14 @@ class ModelConfig(Derives):
 
     vocab_size: int = 2048
     """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
-    hidden_size: int = 160
+    hidden_size: int = 128
     """Width of the residual stream."""
     intermediate_size: int = 0
     """Width inside the feed-forward layer; 0: 8/3 of hidden_size, up to a multiple of 16; without gate 4 times it."""
     num_layers: int = 2
     """Number of blocks."""
     num_heads: int = 0
-    """Number of query heads; 0: an even number, of about 32 elements each."""
+    """Number of query heads; 0: hidden_size / 32, or an even number of wider heads where 32 does not divide it."""
     num_kv_heads: int = 0
     """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
     head_dim: int = 0
@@ -127,6 +127,11 @@ def derived_sizes(hidden_size: int, num_heads: int = 0, mlp: str = "swiglu") -> 
 
 
 def _default_heads(hidden_size: int) -> int:
-    """The most heads of at least 32 elements that share the width; even in number, so that they can form groups."""
+    """Heads of 32 elements, a width that every fused attention kernel supports, where 32 divides the hidden size.
+
+    Elsewhere the most heads of at least 32 elements that divide it: an even number, which can form groups, or one.
+    """
+    if hidden_size % 32 == 0:
+        return max(1, hidden_size // 32)
     counts = range(hidden_size // 64 * 2, 0, -2)
     return next((count for count in counts if hidden_size % (2 * count) == 0), 1)

@@ -19,7 +19,7 @@ class TrainingConfig:
     grad_accum_steps: int = 1
     """Batches whose gradients are summed for one update."""
     max_steps: int = 0
-    """Updates in the whole run; 0: from epochs, or 1,400 where that is 0 too."""
+    """Updates in the whole run; 0: from epochs, or 2,000 where that is 0 too."""
     epochs: float = 0.0
     """Passes over the data, instead of max_steps."""
 

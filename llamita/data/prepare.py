@@ -94,16 +94,10 @@ def prepare(
             if (corpus.fingerprint(), validation_corpus and validation_corpus.fingerprint()) != (source, validation):
                 raise UserError(f"{corpus.describe()}: the text changed while it was read; start again when it is done")
             tokenizer.save(partial)
+            split = validation_corpus.describe() if validation_corpus else f"the last {validation_share}"
+            texts = corpus.describe(), source, split, validation
             Manifest(
-                source=corpus.describe(),
-                source_fingerprint=source,
-                validation=validation_corpus.describe() if validation_corpus else f"the last {validation_share}",
-                validation_fingerprint=validation,
-                tokenizer_fingerprint=tokenizer.fingerprint,
-                vocab_size=tokenizer.vocab_size,
-                end_id=tokenizer.end_id,
-                parts=written,
-                identity=identity,
+                *texts, tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.end_id, parts=written, identity=identity
             ).write(partial)
     return Prepared(folder)
 

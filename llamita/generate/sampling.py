@@ -59,7 +59,7 @@ def sample_logits(
     top_p: float = 1.0,
     uniform: Tensor | None = None,
 ) -> Tensor:
-    """Draw one token a row: logits (batch, vocab_size) -> ids (batch,) int64, on the device of the logits.
+    """Sample one token a row: logits (batch, vocab_size) -> ids (batch,) int64, on the device of the logits.
 
     temperature   logits are divided by it; 0 takes the likeliest token
     top_k         only the k likeliest tokens remain (Fan et al., 2018); 0: all

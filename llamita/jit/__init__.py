@@ -15,9 +15,9 @@ from llamita.jit.machine_code import Kernel, can_compile, defined_kernels, expla
 def available(*kernels: Kernel) -> bool:
     """Whether kernels can run: all of them are compiled already, or numba can be imported to compile them.
 
-    kernels: those that are asked about; by default all that are defined when this is first asked without arguments, so
-    import them first. The answer holds for the process. Where it is False, the first call prints one line to stderr
-    that says so, and callers fall back to plain torch or Python.
+    kernels: those that are asked about; by default all of this package that are defined when this is first asked
+    without arguments, so import them first. The answer holds for the process. Where it is False, the first call prints
+    one line to stderr that says so, and callers fall back to plain torch or Python.
 
     >>> available()
     True

@@ -77,8 +77,12 @@ def trusted(folder: Path) -> Path | None:
 
 
 def _candidates(source: Path) -> Iterator[Path]:
-    """The folders that may hold the code, best first; the last is for users whose cache others can write to."""
-    yield source.parent / "__pycache__"
+    """The folders that may hold the code, best first; the last is for users whose cache others can write to.
+
+    Beside the source, each checkout has its own. Where $LLAMITA_CACHE names a folder, that comes in its place.
+    """
+    if not os.environ.get("LLAMITA_CACHE"):
+        yield source.parent / "__pycache__"
     with suppress(RuntimeError):  # there is no home
         yield default_cache() / "kernels"
         yield Path.home() / (f".llamita-kernels-{os.getuid()}" if sys.platform != "win32" else ".llamita-kernels")

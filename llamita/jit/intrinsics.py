@@ -191,7 +191,7 @@ class _Tile:
         return self.builder.bitcast(self.builder.load(place, align=BYTES_OF_PAIR), self.halves)
 
     def _place(self, address: Any, kind: Any, *ways: tuple[Any, Any]) -> Any:
-        """A pointer to what lies so many times so many pairs behind the address."""
+        """A pointer to `address` plus the sum of times · distance, in pairs."""
         builder = self.builder
         for times, distance in ways:
             times, distance = (x if isinstance(x, ir.Value) else ir.IntType(64)(x) for x in (times, distance))

@@ -27,6 +27,7 @@ ENTRY = "kernel"
 """The name of the function in its library."""
 LIBRARY, OBJECT = ".so", ".o"
 COMPILERS = "numba", "llvmlite"
+OWN = __name__.partition(".")[0] + "."
 
 _defined: "list[Kernel]" = []
 _compiling = threading.RLock()
@@ -46,7 +47,8 @@ class Kernel:
         self.function, self.rewrites = function, rewrites
         self.parameters = len(signature(function).parameters)
         self.__doc__ = function.__doc__
-        _defined.append(self)
+        if function.__module__.startswith(OWN):
+            _defined.append(self)
 
     def __call__(self, *arguments: int) -> int:
         """Run the kernel."""
@@ -135,7 +137,7 @@ def exact_body(function: Callable[[Any], None]) -> Body:
 
 
 def defined_kernels() -> list[Kernel]:
-    """All kernels of the modules that were imported so far."""
+    """All kernels of this package's modules that were imported so far."""
     return list(_defined)
 
 
@@ -202,5 +204,5 @@ def _linked(code: bytes) -> bytes | None:
             made.write_bytes(code)
             subprocess.run([linker, "-shared", "-Wl,-x", "-o", library, made, "-lm"], capture_output=True)
             return library.read_bytes() if library.exists() else None
-    except OSError:  # no room for temporary files
+    except OSError:  # no space for temporary files
         return None

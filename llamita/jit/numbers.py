@@ -39,7 +39,7 @@ def take_rows(table):
 
 @helper
 def end_of(table, first):
-    """The row behind the last of those taken."""
+    """The row after the last one taken."""
     return min(first + table[AT_ONCE], table[ROWS])
 
 

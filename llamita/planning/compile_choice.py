@@ -28,7 +28,7 @@ def choose_compile(
         return wish, "asked for"
     if known:
         return known, "as when the run began"
-    if hardware.kernels == "native":
+    if hardware.computes_natively:
         return "off", "the fused kernels need no compiler"
     if problem:
         return "off", problem

@@ -1,7 +1,6 @@
 """Where a run is computed, and in which precision: what `auto` means, and how it is applied to a model."""
 
 import ctypes
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -12,11 +11,12 @@ from typing import Any
 import torch
 
 from llamita import jit, ops
-from llamita.config import ExecutionConfig
+from llamita.config import ExecutionConfig, ModelConfig
 from llamita.errors import UserError
 from llamita.model import Llama
 from llamita.optim import DynamicLossScaling, NoScaling, Scaling
 from llamita.parallel import Processes
+from llamita.runtime.threads import choose_threads, usable_cores
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,8 +84,15 @@ class Hardware:
         return DynamicLossScaling(**(state or {})) if self.precision == "fp16" else NoScaling()
 
 
-def choose_hardware(config: ExecutionConfig, processes: Processes = Processes()) -> Hardware:  # noqa: B008  (frozen)
-    """Decide every `auto`. Raises `UserError` for a device that is not there, or not for so many processes."""
+def choose_hardware(
+    config: ExecutionConfig,
+    processes: Processes = Processes(),  # noqa: B008  (frozen)
+    model: ModelConfig | None = None,
+) -> Hardware:
+    """Decide every `auto`, by the machine and the shape of `model`, never by the load.
+
+    Raises `UserError` for a device that is not there, or not for so many processes.
+    """
     device = _best_device() if config.device == "auto" else config.device
     _check_device(device)
     if processes.world_size > 1:
@@ -93,7 +100,7 @@ def choose_hardware(config: ExecutionConfig, processes: Processes = Processes())
     precision = best_precision(device) if config.precision == "auto" else config.precision
     reasons = {"precision": PRECISION_REASONS[precision]} if config.precision == "auto" else {}
     kernels, reasons["kernels"] = _choose_kernels(config.kernels)
-    threads = config.threads or max(1, _usable_cores() // processes.local_world_size)
+    threads = config.threads or choose_threads(model, usable_cores() // processes.local_world_size)
     return Hardware(device, precision, threads, kernels, reasons=reasons)
 
 
@@ -147,9 +154,9 @@ def require_places(device: str, processes: int) -> None:
             f"--world_size: {processes:,} processes here, but each needs a GPU, and there are "
             f"{torch.cuda.device_count()}: lower it, or use --device cpu"
         )
-    if processes > (most := PROCESSES_PER_CORE * _usable_cores()):
+    if processes > (most := PROCESSES_PER_CORE * usable_cores()):
         raise UserError(
-            f"--world_size: {processes:,} processes on {_usable_cores():,} cores would only wait for one another: "
+            f"--world_size: {processes:,} processes on {usable_cores():,} cores would only wait for one another: "
             f"at most {most:,} are started here"
         )
 
@@ -171,10 +178,6 @@ def _check_device(device: str) -> None:
         # Not `auto`: where a run goes on, that stands for the device that it began on.
         other = _best_device() if _best_device() != device else "cpu"
         raise UserError(f"--device {device} cannot be used here ({reason}): use --device {other}") from None
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep_freed_memory() -> None:

@@ -16,8 +16,8 @@ from llamita.tokenizer.vocabulary import Vocabulary
 
 CHUNK = 1 << 18
 """Bytes of text that are encoded at once: with their ids they stay in the processor's cache."""
-PADDING = 16  # bytes behind a text, which the kernels read, but do not use
-BEHIND = b"\xff" * PADDING  # what those are: the end of the text to all state machines
+PADDING = 16  # bytes after a text, which kernels load but do not use
+END = b"\xff" * PADDING  # these bytes, which end the text for all state machines
 ARENA = 4 << 20  # bytes for longer pieces, besides the tokens
 PATTERNS = {"gpt2": pieces.GPT2, "cl100k": pieces.CL100K, "llama3": pieces.LLAMA3}
 CONSUMED = int(memory.CONSUMED)
@@ -201,11 +201,11 @@ def make_buffers(size: int) -> dict[int, np.ndarray]:
     }
 
 
-def put_text(room: memoryview, text: memoryview) -> None:
-    """Write a text into TEXT, and behind it what says that it ends there."""
+def put_text(buffer: memoryview, text: memoryview) -> None:
+    """Write a text into TEXT, and after it the bytes that mark its end."""
     size = len(text)
-    room[:size] = text
-    room[size : size + PADDING] = BEHIND
+    buffer[:size] = text
+    buffer[size : size + PADDING] = END
 
 
 def list_arrays(table: np.ndarray, arrays: dict[int, np.ndarray]) -> None:

@@ -28,7 +28,7 @@ AT_ONCE = 256  # merges between reports
 FIRST_ARENA = 1 << 20  # bytes for longer pieces
 SLOTS = 1 << 16  # of each table of pieces, at first
 MOST_FULL = 3  # quarters of them
-RECORDS = 1 << 17  # pairs that there is room for at first: all of two bytes, and as many again
+RECORDS = 1 << 17  # initial capacity in pairs: all of two bytes, and as many again
 
 
 def learn(
@@ -228,7 +228,7 @@ class PairMerger:
 
 
 def enlarged(array: np.ndarray, size: int) -> np.ndarray:
-    """The items of an array with zeros behind them, `size` in all."""
+    """A copy of an array, extended with zeros to `size` items."""
     larger = np.zeros(size, dtype=array.dtype)
     larger[: len(array)] = array
     return larger

@@ -8,7 +8,7 @@ from llamita.errors import UserError
 from llamita.parallel import Processes
 from llamita.train.display import Display
 
-DEFAULT_STEPS = 1400
+DEFAULT_STEPS = 2000
 
 
 def open_data(config: RunConfig, processes: Processes, display: Display) -> Dataset:

@@ -45,7 +45,7 @@ def open_run(
         before = facts_before(directory, running_code())
         processes.wait()  # nobody writes before all have read
         known = before or choices_to_repeat(config, repeated, display)
-        hardware = choose_hardware(with_choices_of(known, config, processes).run, processes)
+        hardware = choose_hardware(with_choices_of(known, config, processes).run, processes, config.model)
         require_memory_for_weights(config, hardware.device, processes.local_world_size)
         choices = choose_steps(config, hardware, processes, known)
         chosen = _chosen(hardware, choices, processes)

@@ -1,7 +1,7 @@
-"""What Python and Windows do otherwise than on Linux, for every process that finds this file on its path.
+"""Rules of Windows, for every process that finds this file on Python's path.
 
-Modules that only POSIX has cannot be imported; `msvcrt` locks as it does there, by the locks that `os` offers; nothing is
-renamed over something, or while it is open.
+Modules that only POSIX has cannot be imported; `msvcrt` locks, by the locks that `os` offers; nothing is renamed over
+something else, or while it is open.
 """
 
 import errno

@@ -12,7 +12,7 @@ from llamita.jit.machine_code import exact_body
 from llamita.jit.numbers import F, end_of, fp32s, fp64, int64s, sqrt, take_rows
 from llamita.jit.pool import FIRST_ARGUMENT, ROWS
 from llamita.ops.cpu.chunks import chunks
-from llamita.ops.cpu.launch import run
+from llamita.ops.cpu.launch import has_no_values, run
 
 
 def adamw(
@@ -25,6 +25,8 @@ def adamw(
     step: int,
 ) -> None:
     """Update (parameter, gradient, m, v) in place, contiguous fp32 on the CPU; `step` counts updates from 1."""
+    if has_no_values(rows[0][0]):
+        return  # the memory estimate steps on FakeTensors
     table, step_size, correction2 = chunks(rows), lr / (1 - beta1**step), 1 - beta2**step
     numbers = step_size, correction2, 1 - lr * weight_decay, beta1, beta2, eps
     run(_update, len(table), 1, table, *(float(number) for number in numbers))

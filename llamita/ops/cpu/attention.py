@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from llamita.ops.cpu import attention_blocks, attention_tiles
+from llamita.ops.cpu.launch import first_order
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, out, logsumexp = ctx.saved_tensors
         grad = grad_outputs[0] if grad_outputs[0].stride(-1) == 1 else grad_outputs[0].contiguous()

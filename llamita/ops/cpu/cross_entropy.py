@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import (
@@ -31,7 +30,7 @@ from llamita.jit.numbers import (
     take_rows,
 )
 from llamita.jit.pool import FIRST_ARGUMENT, ROWS
-from llamita.ops.cpu.launch import has_no_values, require_within, run
+from llamita.ops.cpu.launch import first_order, has_no_values, require_within, run
 from llamita.ops.cpu.scratch import scratch
 from llamita.targets import IGNORED
 
@@ -82,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return nats.sum()
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs

@@ -1,5 +1,10 @@
 """Launch fused kernels on tensors, on as many threads as torch computes with."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -10,7 +15,7 @@ from llamita.jit.machine_code import Body
 from llamita.jit.pool import as_int64
 
 
-def run(body: Body, rows: int, at_once: int, *arguments: Tensor | int | float) -> None:
+def run(body: Body, rows: int, at_once: int, *arguments: Tensor | np.ndarray | int | float) -> None:
     """Run a kernel over `rows` rows on torch's threads, each of which takes `at_once` rows at a time.
 
     `arguments` become int64 numbers in the kernel's table, from `FIRST_ARGUMENT` on: tensors and arrays the addresses
@@ -45,3 +50,18 @@ def require_within(indices: Tensor, lowest: int, highest: int, what: str) -> Non
 def has_no_values(argument: object) -> bool:
     """Whether this is a `FakeTensor`: a tensor with a shape and a type, but no memory."""
     return isinstance(argument, FakeTensor)
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the backward pass of a fused kernel, whose own gradient autograd cannot see: refuse `create_graph`.
+
+    torch's `once_differentiable` does the same, but costs a small model a fiftieth of its step.
+    """
+
+    @wraps(backward)
+    def checked(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError('fused kernels have no second derivative: compute under `ops.backend("plain")`')
+        return backward(*arguments)
+
+    return checked

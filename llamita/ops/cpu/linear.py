@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from llamita.ops.cpu.launch import first_order
 from llamita.ops.cpu.narrow import narrow, narrow_weight, product_in_fp32
 from llamita.ops.cpu.recompute import Recipe, Recompute, recipe_of
 
@@ -46,7 +46,7 @@ class _Linear(torch.autograd.Function):
         return out.view(*x.shape[:-1], len(weight))
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         weight, *saved = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad

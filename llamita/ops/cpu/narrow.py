@@ -9,7 +9,7 @@ from llamita.jit.pool import FIRST_ARGUMENT, ROWS
 from llamita.ops.cpu.launch import run
 from llamita.ops.cpu.scratch import scratch
 
-CHUNK = 1 << 13  # elements
+CHUNK = 1 << 16  # elements: a smaller matrix is not worth waking another thread
 
 
 def narrow(x: Tensor, out: Tensor) -> Tensor:

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import F, bf16s, end_of, fp32s, fp64, load, sqrt, store_any, take_rows
 from llamita.jit.pool import AT_ONCE, FIRST_ARGUMENT, ROWS
-from llamita.ops.cpu.launch import run
+from llamita.ops.cpu.launch import first_order, run
 from llamita.ops.cpu.recompute import Recompute, attach
 
 CHUNK = 1 << 14  # elements
@@ -42,7 +41,7 @@ class _RMSNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, factors = ctx.saved_tensors
         d_x, d_weight = normalize_backward(x, weight, factors, grad_outputs[0].contiguous())

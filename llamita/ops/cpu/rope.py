@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import F, bf16s, fp32s, helper, int64s, load, store, take_rows
 from llamita.jit.pool import FIRST_ARGUMENT, ROWS
-from llamita.ops.cpu.launch import require_within, run
+from llamita.ops.cpu.launch import first_order, require_within, run
 
 _latest = threading.local()
 
@@ -56,7 +55,7 @@ class _Rotation(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin, positions = ctx.saved_tensors
         (grad,) = grad_outputs

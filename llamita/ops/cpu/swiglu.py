@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from llamita.jit.machine_code import Body
 from llamita.jit.numbers import F, bf16s, end_of, exp, load, store, take_rows
 from llamita.jit.pool import FIRST_ARGUMENT, ROWS
-from llamita.ops.cpu.launch import run
+from llamita.ops.cpu.launch import first_order, run
 from llamita.ops.cpu.recompute import Recompute, attach
 
 CHUNK = 1 << 14  # elements
@@ -37,7 +36,7 @@ class _SwiGLU(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         grad = grad_outputs[0].contiguous()

@@ -1,4 +1,4 @@
-"""Rounding to bf16, and products in tiles by the processor's instructions: against torch, which has other ways."""
+"""Rounding to bf16, and matrix products in tiles by the processor's bf16 instruction, against torch's."""
 
 import math
 
@@ -11,8 +11,8 @@ from llamita.jit.machine_code import Body
 from llamita.jit.numbers import bf16s, fp32s, narrow
 from llamita.jit.pool import FIRST_ARGUMENT
 from llamita.jit.tiles import multiply, pack_columns, pack_rows
-from llamita.ops.cpu import attention_in_blocks, attention_in_tiles
-from llamita.ops.cpu.attention import blocked_attention, sizes_of_blocks
+from llamita.ops.cpu import attention_blocks, attention_tiles
+from llamita.ops.cpu.attention import attention
 from llamita.ops.cpu.launch import run
 
 A = FIRST_ARGUMENT
@@ -31,7 +31,7 @@ def rounded(x: Tensor) -> Tensor:
     return out
 
 
-def test_rounding_is_that_of_torch():
+def test_rounding_is_torchs():
     bits = torch.randint(-(2**31), 2**31, (100_000,), generator=torch.Generator().manual_seed(0))
     halfway = torch.arange(0x3F80_8000, 0x3F80_8000 + (64 << 16), 1 << 16)
     x = torch.cat([bits, halfway, halfway + 1, halfway - 1]).to(torch.int32).view(torch.float32)
@@ -39,7 +39,7 @@ def test_rounding_is_that_of_torch():
     assert torch.equal(rounded(x).view(torch.int16), x.to(BF16).view(torch.int16))
 
 
-def test_what_is_no_number_stays_so_when_it_is_rounded():
+def test_nan_stays_nan_when_rounded():
     assert rounded(torch.tensor([math.nan, -math.nan])).isnan().all()
 
 
@@ -65,7 +65,7 @@ def _multiply_columns(table):
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("shape", [(1, 3, 16), (8, 4, 32), (9, 33, 48), (23, 64, 112), (7, 256, 80)], ids=str)
-def test_a_product_in_tiles_is_that_of_torch(shape, first, adds):
+def test_a_product_in_tiles_is_torchs(shape, first, adds):
     rows, inner, columns = shape
     a, b = drawn(rows, inner), drawn(inner, columns, seed=1)
     even = torch.zeros(rows, inner + inner % 2, dtype=BF16)
@@ -89,8 +89,10 @@ def test_columns_that_are_rows_in_memory_are_packed_up_to_a_full_tile(shape):
     assert (c[:, columns:] == 0).all()
 
 
-def test_a_processor_without_the_instructions_multiplies_by_torch(monkeypatch):
-    monkeypatch.setattr(attention_in_tiles, "has_bf16_products", lambda: False)
-    inputs = [drawn(1, 2, 300, 16, seed=seed) for seed in range(3)]
-    assert torch.equal(blocked_attention(*inputs), blocked_attention(*inputs, attention_in_blocks.QUERIES))
-    assert sizes_of_blocks(*inputs) == [128, 256]
+def test_a_processor_without_the_instruction_multiplies_by_torch(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(attention_tiles, "has_bf16_products", lambda: False)
+    monkeypatch.setattr(attention_blocks, "forward", lambda *_: chosen.append("blocks"))
+    monkeypatch.setattr(attention_tiles, "forward", lambda *_: chosen.append("tiles"))
+    attention(*(drawn(1, 2, 300, 16, seed=seed) for seed in range(3)))
+    assert chosen == ["blocks"]

@@ -8,8 +8,7 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from llamita.model import Llama, LMHead, ModelConfig, cross_entropy
-from llamita.model.loss import _LinearCrossEntropy, linear_cross_entropy
-from llamita.ops.cpu.cross_entropy import linear_cross_entropy as native_linear_cross_entropy
+from llamita.ops import chunked_loss, cpu
 
 REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -34,13 +33,13 @@ def expected_loss(logits: torch.Tensor, targets: torch.Tensor, reduction: str) -
 def test_cross_entropy_and_its_gradient_are_torchs(reduction, scale, dtype):
     torch.manual_seed(0)
     logits = (scale * torch.randn(3, 7, 50)).to(dtype)
-    targets, slopes = drawn_targets(50, 3, 7), torch.rand(3, 7)
+    targets, weights = drawn_targets(50, 3, 7), torch.rand(3, 7)
     mine, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss, expected = cross_entropy(mine, targets, reduction), expected_loss(theirs, targets, reduction)
     torch.testing.assert_close(loss, expected)
     assert loss.dtype == torch.float32
-    (loss * slopes).sum().backward()
-    (expected * slopes).sum().backward()
+    (loss * weights).sum().backward()
+    (expected * weights).sum().backward()
     torch.testing.assert_close(mine.grad, theirs.grad)
 
 
@@ -63,7 +62,7 @@ def test_a_shift_of_all_logits_costs_no_precision(shift):
 
 
 @REDUCTIONS
-def test_infinitely_unlikely_tokens_do_no_harm(reduction):
+def test_logits_of_minus_infinity_leave_the_loss_finite(reduction):
     logits = torch.randn(5, 9)
     logits[:, 4] = -torch.inf
     targets = torch.tensor([0, 1, -100, 3, 8])
@@ -100,15 +99,15 @@ def test_the_head_equals_linear_and_torchs_cross_entropy(reduction, tokens):
     targets[0, 0] = 1
     loss, expected = head(hidden, targets, reduction), expected_loss(hidden @ head.weight.T, targets, reduction)
     torch.testing.assert_close(loss, expected)
-    slopes = torch.rand(1, tokens) if reduction == "none" else torch.tensor(0.7)
-    gradients = [torch.autograd.grad((nats * slopes).sum(), [hidden, head.weight]) for nats in (loss, expected)]
+    weights = torch.rand(1, tokens) if reduction == "none" else torch.tensor(0.7)
+    gradients = [torch.autograd.grad((nats * weights).sum(), [hidden, head.weight]) for nats in (loss, expected)]
     for mine, theirs in zip(*gradients, strict=True):
         assert (mine - theirs).norm() < 1e-5 * theirs.norm()
 
 
 def test_the_head_never_holds_the_logits_of_all_tokens():
-    """The largest tensor that the loss makes is one slice of logits, forward and backward."""
-    tokens, vocab_size = 4 * _LinearCrossEntropy.TOKENS_AT_ONCE, 300
+    """The largest tensor that the loss makes is one chunk of logits, forward and backward."""
+    tokens, vocab_size = 4 * chunked_loss.CHUNK, 300
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -122,13 +121,15 @@ def test_the_head_never_holds_the_logits_of_all_tokens():
     torch.nn.init.normal_(head.weight)
     with Watch():
         head(hidden, torch.randint(vocab_size, (1, tokens))).backward()
-    assert largest == _LinearCrossEntropy.TOKENS_AT_ONCE * vocab_size
+    assert largest == chunked_loss.CHUNK * vocab_size
 
 
-@pytest.mark.parametrize("kernel", [linear_cross_entropy, native_linear_cross_entropy], ids=["plain", "native"])
-def test_where_nobody_learns_the_head_multiplies_only_what_makes_the_logits(kernel):
+@pytest.mark.parametrize(
+    "kernel", [chunked_loss.linear_cross_entropy, cpu.cross_entropy.linear_cross_entropy], ids=["chunked", "fused"]
+)
+def test_without_gradients_the_head_multiplies_only_what_makes_the_logits(kernel):
     """An evaluation that makes gradients to forget them takes three times as long."""
-    dtype = torch.bfloat16 if kernel is native_linear_cross_entropy else torch.float32
+    dtype = torch.bfloat16 if kernel is cpu.cross_entropy.linear_cross_entropy else torch.float32
     hidden, head, targets = torch.randn(700, 16, dtype=dtype), LMHead(16, 40), drawn_targets(40, 700)
     torch.nn.init.normal_(head.weight)
     with torch.no_grad(), FlopCounterMode(display=False) as evaluating:
@@ -156,7 +157,9 @@ def loss_and_gradients(model: Llama, loss: torch.Tensor) -> tuple[torch.Tensor, 
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def assert_both_ways_agree(model: Llama, targets: torch.Tensor, reduction: str, tolerance: float, context=None) -> None:
+def assert_loss_matches_logits(
+    model: Llama, targets: torch.Tensor, reduction: str, tolerance: float, context=None
+) -> None:
     ids = torch.randint(model.config.vocab_size, targets.shape)
     with context or nullcontext():
         fused = model(ids, targets, reduction=reduction)
@@ -181,19 +184,19 @@ def model_with(tied: bool) -> Llama:
 
 @TIED
 @REDUCTIONS
-def test_the_models_loss_is_that_of_its_logits_in_value_and_every_gradient(tied, reduction):
-    assert_both_ways_agree(model_with(tied), drawn_targets(61, 3, 300), reduction, tolerance=2e-5)
+def test_the_models_loss_is_the_loss_of_its_logits_in_value_and_every_gradient(tied, reduction):
+    assert_loss_matches_logits(model_with(tied), drawn_targets(61, 3, 300), reduction, tolerance=2e-5)
 
 
 @TIED
 def test_under_bf16_autocast_they_agree_within_rounding(tied):
     context = torch.autocast("cpu", dtype=torch.bfloat16)
-    assert_both_ways_agree(model_with(tied), drawn_targets(61, 3, 300), "mean", 2e-2, context)
+    assert_loss_matches_logits(model_with(tied), drawn_targets(61, 3, 300), "mean", 2e-2, context)
 
 
 @TIED
 def test_micro_batches_add_up_to_the_batch(tied):
-    """The sum over slices, divided by all targets together, is the mean over the whole."""
+    """The sum over micro-batches, divided by all targets together, is the mean over the whole."""
     model = model_with(tied)
     ids, targets = torch.randint(61, (6, 20)), drawn_targets(61, 6, 20, ignored=0.6)
     whole, expected = loss_and_gradients(model, model(ids, targets))

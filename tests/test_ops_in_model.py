@@ -1,9 +1,11 @@
 """A model that computes with the kernels against the same weights in plain fp32: loss, gradients, what is learned."""
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from types import ModuleType
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +13,17 @@ from nearness import distance
 from runs import cache as cache
 from runs import rows, tiny_config
 from torch import Tensor
+from torch.func import functional_call
+from torch.func import grad as functional_gradient
+from torch.utils.checkpoint import checkpoint
 
+from llamita import ops
 from llamita.config import GenerationConfig
+from llamita.errors import UserError
 from llamita.generate.engine import generate_ids
 from llamita.model import KVCache, Llama, ModelConfig
-from llamita.ops.cpu import workspace
-from llamita.runtime import acceleration, joined_layers
+from llamita.ops import cpu
+from llamita.ops.cpu import scratch
 from llamita.runtime.hardware import Hardware
 from llamita.train import train
 
@@ -31,13 +38,13 @@ SWITCHES = {
     "post-norm": {"norm_position": "post"},
     "no norm, no positions": {"norm": "none", "position": "none", "mlp": "relu2"},
 }
-FAST = ("blocked_attention", "rms_norm", "gated_silu", "rotate", "linear_cross_entropy")
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before():
+def threads_and_backend_as_before():
     threads = torch.get_num_threads()
-    yield
+    with ops.backend("native"):
+        yield
     torch.set_num_threads(threads)
 
 
@@ -123,101 +130,75 @@ def test_nothing_has_no_logits_and_no_loss(shape):
     assert not any(gradient(weight).any() for weight in fast.parameters())
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_kernels_compute_where_there_is_bf16_and_nowhere_else(monkeypatch, precision):
-    called = set()
-    for name in FAST:
-        monkeypatch.setattr(acceleration, name, counted(name, called))
-    model = hardware(precision).apply(Llama(ModelConfig(**SIZES)))
-    ids, targets = batch(20)
-    with hardware(precision).autocast(), torch.no_grad():
-        model(ids, targets, document_ids=torch.zeros_like(ids))
-        assert called == (set(FAST[1:]) if precision == "bf16" else set())  # a mask is for the plain attention
-        model(ids, targets)
-    assert called == (set(FAST) if precision == "bf16" else set())
-    called.clear()
-    model(ids, targets)  # without autocast: fp32
-    assert not called
+FUSED = {"linear", "norm", "rope", "swiglu", "attention", "cross_entropy"}
 
 
-def counted(name: str, called: set[str], module: ModuleType = acceleration):
-    kernel = getattr(module, name)
+@pytest.fixture
+def computed(monkeypatch) -> set[str]:
+    """The fused kernels that computed."""
+    called: set[str] = set()
+    for name in FUSED:
+        module = getattr(cpu, name)
+        function = next(f for f in (name, "rms_norm", "linear_cross_entropy") if hasattr(module, f))
+        monkeypatch.setattr(module, function, counted(getattr(module, function), name, called))
+    return called
 
-    def counting(*arguments):
+
+def counted(kernel: Callable[..., Tensor], name: str, called: set[str]) -> Callable[..., Tensor]:
+    def counting(*arguments: Any) -> Tensor:
         called.add(name)
         return kernel(*arguments)
 
     return counting
 
 
-LAYERS = {"attention_layer", "feed_forward_layer"}
+def test_fused_kernels_compute_in_bf16_and_nowhere_else(computed):
+    model = hardware().apply(Llama(ModelConfig(**SIZES)))
+    learn(model)
+    assert computed == FUSED
+    computed.clear()
+    with hardware().autocast(), torch.no_grad():
+        model(*batch(20))
+    assert computed == FUSED - {"linear"}  # autocast keeps cast weights where nothing learns
+    computed.clear()
+    model(*batch(20))  # without autocast: fp32
+    with ops.backend("plain"):
+        learn(model)
+    assert not computed
 
 
-@pytest.fixture
-def joined(monkeypatch) -> set[str]:
-    """The pieces of layers that were computed as one."""
-    called: set[str] = set()
-    for name in LAYERS:
-        monkeypatch.setattr(joined_layers, name, counted(name, called, joined_layers))
-    return called
+def test_a_mask_is_for_the_reference_of_attention(computed):
+    learn(hardware().apply(Llama(ModelConfig(**SIZES))), document_ids=torch.zeros_like(batch(20)[0]))
+    assert computed == FUSED - {"attention"}
+
+
+@pytest.mark.parametrize("way", ["compiled", "functional gradient"])
+def test_what_traces_a_model_sees_the_reference_alone(computed, way):
+    torch.compiler.reset()
+    model = hardware().apply(Llama(ModelConfig(**{**SIZES, "num_layers": 1})))
+    ids, targets = batch(20)
+    with hardware().autocast():
+        if way == "compiled":
+            torch.compile(model, backend="eager")(ids, targets).backward()
+        else:
+            weights = dict(model.named_parameters())
+            functional_gradient(lambda weights: functional_call(model, weights, (ids, targets)))(weights)
+    assert not computed
+
+
+def test_weights_of_another_kind_take_the_reference(computed):
+    model = hardware().apply(Llama(ModelConfig(**{**SIZES, "num_layers": 1})))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight = torch.nn.Parameter(module.weight.detach().mT.contiguous().mT)
+    learn(model)
+    assert "linear" not in computed
 
 
 def learn(model: Llama, **options) -> None:
     ids, targets = batch(20)
     with hardware().autocast():
         model(ids, targets, **options).backward()
-
-
-def test_where_a_model_learns_its_layers_are_two_pieces_each(joined):
-    model = hardware().apply(Llama(ModelConfig(**SIZES)))
-    learn(model)
-    assert joined == LAYERS
-    joined.clear()
-    with torch.no_grad(), hardware().autocast():
-        model(*batch(20))
-    assert not joined
-
-
-@pytest.mark.parametrize(
-    ("switches", "expected"),
-    [
-        ({"dropout": 0.1}, set()),
-        ({"bias": True}, set()),
-        ({"norm": "layer"}, set()),
-        ({"norm_position": "post"}, set()),
-        ({"qk_norm": True}, {"feed_forward_layer"}),
-        ({"mlp": "gelu"}, {"attention_layer"}),
-        ({"position": "none"}, LAYERS),
-        ({"position": "learned", "num_kv_heads": 1}, LAYERS),
-    ],
-    ids=str,
-)
-def test_what_is_no_llama_is_computed_part_by_part(joined, switches, expected):
-    learn(hardware().apply(Llama(ModelConfig(**{**SIZES, **switches}))))
-    assert joined == expected
-
-
-def test_a_mask_is_for_the_plain_attention(joined):
-    learn(hardware().apply(Llama(ModelConfig(**SIZES))), document_ids=torch.zeros_like(batch(20)[0]))
-    assert joined == {"feed_forward_layer"}
-
-
-@pytest.mark.parametrize("part", ["self_attn.o_proj", "self_attn", "input_layernorm"])
-def test_a_part_that_somebody_watches_is_computed_by_itself(joined, part):
-    model = hardware().apply(Llama(ModelConfig(**{**SIZES, "num_layers": 1})))
-    seen = []
-    model.model.layers[0].get_submodule(part).register_forward_hook(lambda *_: seen.append(part))
-    learn(model)
-    assert seen == [part]
-    assert joined == {"feed_forward_layer"}
-
-
-def test_weights_of_another_kind_are_computed_part_by_part(joined):
-    model = hardware().apply(Llama(ModelConfig(**{**SIZES, "num_layers": 1})))
-    mlp = model.model.layers[0].mlp
-    mlp.up_proj.weight = torch.nn.Parameter(mlp.up_proj.weight.detach().mT.contiguous().mT)
-    learn(model)
-    assert joined == {"attention_layer"}
 
 
 def test_a_copy_of_a_model_learns_by_itself():
@@ -270,26 +251,118 @@ def test_two_forward_passes_before_their_backward_passes_do_not_disturb_each_oth
             assert torch.equal(gradient(weight), grad)
 
 
-def test_a_second_backward_pass_through_the_same_forward_pass_is_refused():
+def test_a_second_backward_pass_through_the_layers_has_the_same_gradients():
     model, _ = models()
     with hardware().autocast():
         hidden = model.model(batch(20)[0], torch.arange(20), None, None)
     hidden.sum().backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="second backward pass"):
-        hidden.sum().backward()
+    once = [gradient(weight).clone() for weight in model.model.parameters()]
+    model.zero_grad()
+    hidden.sum().backward()
+    assert all(torch.equal(gradient(w), g) for w, g in zip(model.model.parameters(), once, strict=True))
+
+
+def test_a_second_derivative_is_refused_and_not_silently_zero():
+    model, _ = models()
+    with hardware().autocast():
+        loss = model(*batch(20))
+    with pytest.raises(RuntimeError, match="second derivative"):
+        loss.backward(create_graph=True)
+
+
+def test_checkpointed_layers_have_the_same_gradients():
+    model, _ = models()
+    learn(model)
+    once = [gradient(weight).clone() for weight in model.parameters()]
+    model.zero_grad()
+    for block in model.model.layers:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    learn(model)
+    assert all(torch.equal(gradient(weight), g) for weight, g in zip(model.parameters(), once, strict=True))
+
+
+def test_a_norm_is_kept_only_once_and_its_output_not_at_all():
+    """What three products read is computed again in the backward pass: saved are the norm's own input and 1/rms."""
+    x, gain = (torch.randn(shape, requires_grad=True) for shape in ((8, 64), (64,)))
+    weights = [torch.randn(64, 64, requires_grad=True) for _ in range(3)]
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), hardware().autocast():
+        normed = ops.rms_norm(x, gain, 1e-5)
+        sum(ops.linear(normed, weight) for weight in weights)
+    own = {tensor.data_ptr() for tensor in (x, gain, *weights)}
+    assert normed.data_ptr() not in saved
+    assert sum(size for place, size in saved.items() if place not in own) <= 8 * 4  # one fp32 number a row
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda out: out.mul_(0.5),
+        lambda out: out * 0.5,
+        lambda out: out.clone().mul_(0.5),
+        lambda out: out.detach().requires_grad_() * 0.5 + out * 0,
+    ],
+    ids=["in place", "replaced", "cloned", "detached"],
+)
+def test_an_output_that_was_changed_is_not_computed_again_as_it_was(edit):
+    def gradients(backend: str) -> list[Tensor]:
+        x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        gain, weight = torch.ones(64, requires_grad=True), torch.eye(64).requires_grad_()
+        with ops.backend(backend), hardware().autocast():
+            out = edit(ops.rms_norm(x, gain, 1e-5))
+            (ops.linear(out, weight).float() ** 2).sum().backward()
+        return [gradient(tensor) for tensor in (gain, weight) if tensor.grad is not None]
+
+    for ours, theirs in zip(gradients("native"), gradients("plain"), strict=True):
+        assert distance(ours, theirs) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 24), (2, 7, 24), (24,)], ids=str)
+def test_a_linear_layer_is_that_of_torch_under_autocast(shape, bias, dtype):
+    def results(linear: Callable[..., Tensor]) -> list[Tensor]:
+        drawn = torch.Generator().manual_seed(0)
+        x = torch.randn(shape, generator=drawn).to(dtype).requires_grad_()
+        weight = torch.randn(10, 24, generator=drawn).requires_grad_()
+        shift = torch.randn(10, generator=drawn).requires_grad_() if bias else None
+        with hardware().autocast():
+            out = linear(x, weight, shift)
+        out.sum().backward()
+        found = [out, x.grad, weight.grad, shift.grad if shift is not None else None]
+        return [tensor.detach() for tensor in found if tensor is not None]
+
+    for ours, theirs in zip(results(ops.linear), results(torch.nn.functional.linear), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        assert distance(ours, theirs) < 0.01
+
+
+def test_the_backend_is_restored_after_a_block_and_refuses_other_names():
+    with ops.backend("plain"):
+        with pytest.raises(ZeroDivisionError), ops.backend("native"):
+            raise ZeroDivisionError
+        assert ops.backend.name == "plain"
+    assert ops.backend.name == "native"
+    with pytest.raises(UserError, match="choose native or plain"):
+        ops.backend.use("fast")
 
 
 def test_memory_that_is_used_again_is_no_more_than_was_used_at_once():
-    workspace.clear()
+    scratch.clear()
     model, _ = models()
     for seq in (20, 30, 40, 150, 150, 100, 90):
         learn_of_length(model, seq)
-    held = workspace.kept_bytes()
+    held = scratch.kept_bytes()
     for _ in range(3):
         learn_of_length(model, 150)
-    assert workspace.kept_bytes() == held
-    workspace.clear()
-    assert workspace.kept_bytes() == 0
+    assert scratch.kept_bytes() == held
+    scratch.clear()
+    assert scratch.kept_bytes() == 0
 
 
 def test_a_backward_pass_in_another_thread_gathers_no_memory_there():
@@ -300,14 +373,14 @@ def test_a_backward_pass_in_another_thread_gathers_no_memory_there():
             with hardware().autocast():
                 loss = model(*batch(40))
             thread.submit(loss.backward).result()
-            kept.append(thread.submit(workspace.kept_bytes).result())
+            kept.append(thread.submit(scratch.kept_bytes).result())
     assert all(weight.grad is not None for weight in model.parameters())
     assert kept[0] == kept[1] == kept[2]
 
 
 def test_a_model_learns_after_it_was_only_read():
     """What was made in inference mode may not be written to outside of it."""
-    workspace.clear()
+    scratch.clear()
     model, _ = models()
     with torch.inference_mode(), hardware().autocast():
         model(*batch(150))
@@ -320,10 +393,11 @@ def learn_of_length(model: Llama, seq: int) -> None:
         model(*batch(seq)).backward()
 
 
-def test_in_fp32_a_model_computes_as_written_bit_for_bit():
-    ids, targets = batch()
-    plain, applied = Llama(ModelConfig(**SIZES)), hardware("fp32").apply(Llama(ModelConfig(**SIZES)))
-    assert torch.equal(plain(ids, targets), applied(ids, targets))
+def test_in_fp32_logits_are_those_of_the_reference_bit_for_bit():
+    model, ids = Llama(ModelConfig(**SIZES)), batch()[0]
+    with ops.backend("plain"):
+        expected = model(ids)
+    assert torch.equal(model(ids), expected)
 
 
 @pytest.mark.parametrize("name", ["embed_tokens", "q_proj", "v_proj", "gate_proj", "down_proj", "layernorm", "lm_head"])

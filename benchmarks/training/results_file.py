@@ -1,4 +1,4 @@
-"""The file that a measurement is kept in, and what became of its numbers since an older one."""
+"""The file that keeps a measurement, and how its numbers changed since an older one."""
 
 import json
 import math
@@ -7,28 +7,28 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llamita.bench.training_results import MIB, Growth, Row, WholeRun, header, line
-from llamita.errors import UserError
-from llamita.files import write_atomically
+from common.command import UsageError
+from common.markdown import header, line
+from training.results import MIB, BaselineRow, BusyRow, ContextScaling, FullRun, Row
 
 FORMAT = "llamita bench train, 1"
-NOTABLE = 0.05  # a change beyond it is no noise
-SMALL_PART = 0.02  # of a step: what is shorter is too noisy to complain of
+NOTABLE = 0.05  # a change beyond it is not noise
+SMALL_PART = 0.02  # of a step: what is shorter is too noisy to be judged
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number that is compared with what it was."""
+    """A number that is compared with its older value."""
 
     name: str
     value: float
     less_is_better: bool = True
     is_judged: bool = True
-    """Whether to complain where it became worse: a peer's number and a tiny part's are only shown."""
+    """Whether it is named where it became worse: a peer's numbers and those of tiny parts are only shown."""
 
     def is_worse(self, before: float) -> bool:
         """Whether it became notably slower or larger than `before`."""
@@ -38,41 +38,43 @@ class Number:
 
 @dataclass
 class Results:
-    """All that one run of the command measured."""
+    """Everything that one call of the script measured."""
 
     rows: list[Row] = field(default_factory=list)
-    growth: Growth | None = None
-    whole_run: WholeRun | None = None
+    scaling: ContextScaling | None = None
+    full_run: FullRun | None = None
+    baseline: list[BaselineRow] = field(default_factory=list)
+    busy: list[BusyRow] = field(default_factory=list)
 
     def numbers(self) -> Iterator[Number]:
-        """What is compared, each under a name that says of what it is."""
+        """What is compared, each under a name that says what it belongs to."""
         for row in self.rows:
             yield from _numbers_of_row(row)
-        if self.growth:
-            for shape, ratios in zip(self.growth.shapes[1:], self.growth.ratios[1:], strict=True):
+        if self.scaling:
+            for shape, ratios in zip(self.scaling.shapes[1:], self.scaling.ratios[1:], strict=True):
                 name = f"{shape.name}: time a token at {shape.max_seq_len:,}, times that at the first context"
                 yield Number(name, ratios[len(ratios) // 2])
-        if self.whole_run:
-            yield Number(f"llamita train, {self.whole_run.steps:,} steps, seconds", self.whole_run.whole)
+        if self.full_run:
+            yield Number(f"llamita train, {self.full_run.steps:,} steps, seconds", self.full_run.command)
+        for row in self.baseline:
+            yield Number(f"{row.name}: speed, new/old", row.speed.median, less_is_better=False)
+            yield Number(f"{row.name}: memory, new/old", row.memory_ratio)
+        for row in self.busy:
+            yield from _numbers_of_busy_row(row)
 
     def write(self, file: Path) -> None:
-        """Keep everything as JSON. Raises `UserError` where that is not possible."""
+        """Keep everything as JSON. Raises `UsageError` if that is not possible."""
         numbers = {number.name: number.value for number in self.numbers()}
         content = {"format": FORMAT, "machine": self.machine(), "numbers": numbers, **asdict(self)}
         content["date"] = datetime.now().astimezone().isoformat(timespec="seconds")
-        write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+        write_json(file, content)
 
     def machine(self) -> dict[str, Any]:
         """Where, and with which versions, it was measured."""
-        return {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": self.rows[0].threads if self.rows else None,
-            **{package: version(package) for package in ("torch", "transformers")},
-        }
+        return {**describe_machine(), "threads": self.rows[0].threads if self.rows else None}
 
     def compared(self, old: dict[str, Any]) -> Iterator[str]:
-        """Lines: each number beside the one that an older file has for it, and what became worse."""
+        """Lines: each number beside that of an older file, and which became worse."""
         if others := [name for name, value in self.machine().items() if old["machine"].get(name) != value]:
             said = ", ".join(f"{name} {old['machine'].get(name)}, now {self.machine()[name]}" for name in others)
             yield f"The older measurement is of another machine or other versions ({said}).\n"
@@ -88,16 +90,23 @@ class Results:
 
 
 def _numbers_of_row(row: Row) -> Iterator[Number]:
-    ours, *peers = row.contenders
-    for name, each in row.contenders.items():
+    ours, *peers = row.candidates
+    for name, each in row.candidates.items():
         yield Number(f"{row.name}: {name}, ms a step", 1e3 * each.step, is_judged=name == ours)
         yield Number(f"{row.name}: {name}, MiB", each.memory / MIB, is_judged=name == ours)
     for peer in peers:
         ratios = row.ratios(peer)
-        yield Number(f"{row.name}: times as fast as {peer}", ratios[len(ratios) // 2], less_is_better=False)
-    yield Number(f"{row.name}: share of the matrix peak", row.peak_share(), less_is_better=False)
+        yield Number(f"{row.name}: speed-up over {peer}", ratios[len(ratios) // 2], less_is_better=False)
+    yield Number(f"{row.name}: MFU", row.mfu(), less_is_better=False)
     for part, seconds in row.ours.parts.items():
         yield Number(f"{row.name}: {part}, ms", 1e3 * seconds, is_judged=seconds > SMALL_PART * row.ours.step)
+
+
+def _numbers_of_busy_row(row: BusyRow) -> Iterator[Number]:
+    for name in row.candidates:
+        for load in ("idle", "busy"):
+            is_ours = name.startswith("llamita")
+            yield Number(f"{row.name}: {name}, {load}, tokens/s", row.speed(name, load), False, is_ours)
 
 
 def default_file() -> Path:
@@ -106,23 +115,35 @@ def default_file() -> Path:
 
 
 def check_writable(file: Path) -> None:
-    """Raise `UserError` where `file` could not be written, before anything is measured."""
+    """Raise `UsageError` if `file` could not be written, before anything is measured."""
     if not file.parent.is_dir():
-        raise UserError(f"--json {file}: there is no folder {file.parent}: make it first")
+        raise UsageError(f"--json {file}: there is no folder {file.parent}: make it first")
     if file.is_dir():
-        raise UserError(f"--json {file}: that is a folder: name a file in it")
+        raise UsageError(f"--json {file}: that is a folder: name a file in it")
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """The file is complete or as it was before. Raises `UsageError` if it cannot be written."""
+    beside = file.with_name(f".{file.name}.tmp")
+    try:
+        beside.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8", newline="\n")
+        beside.replace(file)
+    except OSError as error:
+        raise UsageError(f"{file}: could not be written ({error.strerror})") from None
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """What an older run kept. Raises `UserError` where the file is missing or something else."""
+    """What an older call kept. Raises `UsageError` if the file is missing or something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--against {file}: cannot be read ({error.strerror})") from None
-    except ValueError:  # also what is no UTF-8
-        raise UserError(f"--against {file}: not JSON: give a file that `llamita bench train` wrote") from None
+        raise UsageError(f"--against {file}: cannot be read ({error.strerror})") from None
+    except ValueError:  # also what is not UTF-8
+        raise UsageError(f"--against {file}: not JSON: give a file that benchmarks/train.py wrote") from None
     if not _is_of_a_measurement(content):
-        raise UserError(f"--against {file}: no measurement of training: give a file that `llamita bench train` wrote")
+        raise UsageError(f"--against {file}: no measurement of training: give a file that benchmarks/train.py wrote")
     return content
 
 
@@ -137,8 +158,20 @@ def _is_measured(value: Any) -> bool:
     return isinstance(value, int | float) and 0 < value < math.inf
 
 
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, and versions."""
+    versions = {package: _version(package) for package in ("torch", "transformers")}
+    return {"processor": _processor(), "cores": os.cpu_count(), **versions}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def _processor() -> str:
-    """What the processor is called."""
     listed = Path("/proc/cpuinfo")
     names = [row for row in listed.read_text().splitlines() if row.startswith("model name")] if listed.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""The texts that tokenizers are measured on: English, code, and many scripts; made of what a machine has."""
+"""The texts that tokenizers are measured on: English, code, and many scripts, from what a machine has."""
 
 import gettext
 import sysconfig
@@ -14,8 +14,8 @@ LANGUAGES = (
     "ru", "el", "ar", "he", "fa", "hi", "bn", "ta", "th", "ko", "ja", "zh_CN", "ka", "hy", "uk", "am", "vi", "tr",
 )  # fmt: skip
 """In scripts: Cyrillic, Greek, Arabic, Hebrew, Devanagari, Bengali, Tamil, Thai, Hangul, Kana, Han, Georgian, …"""
-A_LANGUAGE = 200_000  # characters
-LEAST_MULTILINGUAL = 2_000_000  # bytes
+CHARACTERS_PER_LANGUAGE = 200_000
+MIN_MULTILINGUAL = 2_000_000  # bytes
 
 
 def english(file: Path | None) -> str:
@@ -39,12 +39,12 @@ def code() -> str:
 
 
 def multilingual(file: Path | None) -> str | None:
-    """The text of a file, or what the machine's message catalogues say in LANGUAGES; None where that is little."""
+    """The text of a file, or the machine's message catalogues in LANGUAGES; None if they are too small."""
     if file is not None:
         return english(file)
     texts = ["\n".join(_messages(CATALOGUES / language / "LC_MESSAGES")) for language in LANGUAGES]
-    text = "\n".join(text[:A_LANGUAGE] for text in texts)
-    return text if len(text.encode("utf-8")) >= LEAST_MULTILINGUAL else None
+    text = "\n".join(text[:CHARACTERS_PER_LANGUAGE] for text in texts)
+    return text if len(text.encode("utf-8")) >= MIN_MULTILINGUAL else None
 
 
 def _messages(folder: Path) -> list[str]:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from llamita.bench.timing import Job, Seconds, take_turns
+from common.command import UsageError
+from common.markdown import header, line, spread
+from common.rounds import Job, Seconds, measure_jobs
 from llamita.corpus import TextFiles
 from llamita.data import prepare
-from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, load_tokenizer, train_bpe
 from llamita.tokenizer.patterns import PUBLISHED
 
@@ -32,7 +33,7 @@ SHORT, LONG = 100_000, 10_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was measured, how many times longer the peer took, round by round, and the goal."""
+    """One line of the table. `ratios`: time of the peer over llamita's in each round, ascending."""
 
     what: str
     text: str
@@ -42,17 +43,15 @@ class Row:
     goal: str
 
     def __str__(self) -> str:
-        middle, low, high = self.ratios[len(self.ratios) // 2], self.ratios[0], self.ratios[-1]
-        ratio = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-        return f"| {self.what} | {self.text} | {self.ours} | {self.peer} | {ratio} | {self.goal} |"
+        return line([self.what, self.text, self.ours, self.peer, spread(self.ratios), self.goal])
 
 
-HEADER = "| what | text | llamita | peer | ratio (least-most) | goal |\n|---|---|---|---|---|---|"
+HEADER = header(("what", "text", "llamita", "peer", "ratio (min-max)", "goal"))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all measurements share: the texts, GPT-2's tokenizer, and how many rounds."""
+    """What all measurements share: the texts, GPT-2's tokenizer (a folder, or "gpt2"), and how many rounds."""
 
     english: str
     code: str
@@ -67,11 +66,9 @@ class Setting:
 
 
 def measure(setting: Setting) -> Iterator[Row]:
-    """The rows of the table, one after the other. Raises `UserError` where a peer is not installed."""
+    """The rows of the table, as they are measured. Raises `UsageError` if a peer is not installed."""
     if missing := [name for name in PEERS if not find_spec(name)]:
-        raise UserError(
-            f"bench tokenizer compares with {', '.join(missing)}, not installed: pip install {' '.join(missing)}"
-        )
+        raise UsageError(f"{', '.join(missing)} is compared with, but not installed: pip install {' '.join(missing)}")
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"  # before they are loaded
     yield from encoding(setting)
     yield from newer_pattern(setting)
@@ -85,7 +82,7 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 
 def encoding(setting: Setting) -> Iterator[Row]:
-    """GPT-2's vocabulary on each text: an array with pieces remembered, with none, a list, and two threads."""
+    """GPT-2's vocabulary on each text: an array with a warm and a cold cache, a list, and two threads."""
     ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
     for name, text in setting.texts().items():
         require_same(ours.encode_array(text), theirs.encode_to_numpy(text, allowed_special="all"), name)
@@ -99,10 +96,10 @@ def encoding(setting: Setting) -> Iterator[Row]:
             "one": lambda text=text: ours.encode_array(text * MANY_TIMES),
             "two": lambda text=text: ours.encode_array(text * MANY_TIMES, threads=2),
         }
-        seconds, megabytes = take_turns(jobs, setting.rounds), len(text.encode("utf-8")) / 1e6
+        seconds, megabytes = measure_jobs(jobs, setting.rounds), len(text.encode("utf-8")) / 1e6
         for what, mine, peer, goal, goal_multilingual in (
             ("encode to array, gpt2, warm", "array", "their array", "7", "2.5"),
-            ("the same, nothing remembered", "cold", "their array", "2.5", "1.5"),
+            ("the same, cold cache", "cold", "their array", "2.5", "1.5"),
             ("encode to list", "list", "their list", "3", "2"),
             (f"two threads, beside one, {MANY_TIMES} times the text", "two", "one", "1.8", "1.8"),
         ):
@@ -125,7 +122,7 @@ def newer_pattern(setting: Setting) -> Iterator[Row]:
             "ours": lambda text=text: ours.encode_array(text),
             "theirs": lambda text=text: theirs.encode_to_numpy(text),
         }
-        seconds = take_turns(jobs, setting.rounds)
+        seconds = measure_jobs(jobs, setting.rounds)
         megabytes, goal = len(text.encode("utf-8")) / 1e6, "4" if name == "multilingual" else "10"
         yield _row("encode to array, cl100k, warm", name, seconds, "ours", "theirs", megabytes, goal)
 
@@ -147,7 +144,7 @@ def batches(setting: Setting) -> Iterator[Row]:
             "ours": lambda texts=texts: ours.encode_batch(texts),
             "theirs": lambda texts=texts: theirs.encode_batch_fast(texts, add_special_tokens=False),
         }
-        seconds = take_turns(jobs, setting.rounds)
+        seconds = measure_jobs(jobs, setting.rounds)
         megabytes, goal = len("".join(texts).encode("utf-8")) / 1e6, "10" if name == "multilingual" else "25"
         yield _row("batch of 2,000 characters, beside tokenizers", name, seconds, "ours", "theirs", megabytes, goal)
 
@@ -159,14 +156,14 @@ def short_calls(setting: Setting) -> Iterator[Row]:
         "ours": lambda: [ours.encode(CALL) for _ in range(CALLS)],
         "theirs": lambda: [theirs.encode(CALL, allowed_special="all") for _ in range(CALLS)],
     }
-    seconds = take_turns(jobs, setting.rounds)
+    seconds = measure_jobs(jobs, setting.rounds)
     each = {name: f"{1e6 * seconds.median(name) / CALLS:.1f} µs" for name in jobs}
     ratios = seconds.ratios("theirs", "ours")
     yield Row("one call on 50 characters", "English", each["ours"], each["theirs"], ratios, "0.83")
 
 
 def endless_pieces(setting: Setting) -> Iterator[Row]:
-    """A single letter again and again: beside tiktoken, and how the time grows from 1 to 10 MB."""
+    """A single letter again and again: beside tiktoken, and how the time grows from 0.1 to 10 MB."""
     ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
     for name, letter in ENDLESS.items():
         text = letter * SHORT
@@ -175,15 +172,15 @@ def endless_pieces(setting: Setting) -> Iterator[Row]:
             "ours": lambda text=text: ours.encode_array(text),
             "theirs": lambda text=text: theirs.encode_to_numpy(text),
         }
-        seconds = take_turns(jobs, setting.rounds)
+        seconds = measure_jobs(jobs, setting.rounds)
         yield _row(f"{SHORT:,} times", name, seconds, "ours", "theirs", SHORT / 1e6, "0.67")
         lengths = {f"{size / 1e6:g} MB": letter * size for size in (LONG // 100, LONG // 10, LONG)}
-        grown = take_turns({name: lambda text=text: ours.encode_array(text) for name, text in lengths.items()}, 2)
+        grown = measure_jobs({name: lambda text=text: ours.encode_array(text) for name, text in lengths.items()}, 2)
         short, middle, long = lengths
         for less, more in ((short, middle), (middle, long)):
             times = {size: f"{1e3 * grown.median(size):,.0f} ms" for size in (less, more)}
             yield Row(
-                f"{more} beside {less}: times longer",
+                f"{more} beside {less}: time ratio",
                 name,
                 times[more],
                 times[less],
@@ -204,7 +201,7 @@ def decoding(setting: Setting) -> Iterator[Row]:
             "their list": lambda ids=ids: theirs.decode(ids),
             "their array": lambda array=array: theirs.decode(array.tolist()),
         }
-        seconds, megabytes = take_turns(jobs, setting.rounds), len(text.encode("utf-8")) / 1e6
+        seconds, megabytes = measure_jobs(jobs, setting.rounds), len(text.encode("utf-8")) / 1e6
         yield _row("decode a list", name, seconds, "list", "their list", megabytes, "1")
         yield _row("decode an array", name, seconds, "array", "their array", megabytes, "1")
 
@@ -219,7 +216,7 @@ def learning(setting: Setting) -> Iterator[Row]:
             "tokenizers": lambda: _learn_with_tokenizers(file),
             "rustbpe": lambda: _learn_with_rustbpe(file),
         }
-        seconds = take_turns(jobs, setting.rounds)
+        seconds = measure_jobs(jobs, setting.rounds)
     for peer, goal in (("tokenizers", "10"), ("rustbpe", "2.5")):
         times = {name: f"{seconds.median(name):.3f} s" for name in ("ours", peer)}
         ratios = seconds.ratios(peer, "ours")
@@ -237,7 +234,7 @@ def preparing(setting: Setting) -> Iterator[Row]:
             "ours": lambda: prepare(TextFiles(file), ours, Path(folder) / str(next(numbers))),
             "theirs": lambda: _loop_over_tiktoken(file, theirs, out),
         }
-        seconds, megabytes = take_turns(jobs, setting.rounds), len(setting.english.encode("utf-8")) / 1e6
+        seconds, megabytes = measure_jobs(jobs, setting.rounds), len(setting.english.encode("utf-8")) / 1e6
     yield _row("llamita prepare, beside a loop over tiktoken", "English", seconds, "ours", "theirs", megabytes, "")
 
 
@@ -250,25 +247,20 @@ def _loop_over_tiktoken(file: Path, theirs: Any, out: Path) -> None:
 COMPILE = """
 import time
 started = time.perf_counter()
-from llamita.tokenizer import native
-for kernel in native.encoding.ENCODING:
-    kernel.compile()
+from llamita.tokenizer import BPETokenizer
+BPETokenizer({value: bytes([value]) for value in range(256)}, []).encode("text")
 print(time.perf_counter() - started)
 """
 
 
 def compiling() -> Iterator[Row]:
-    """Seconds to import numba and compile what encodes, in an empty cache and then from it."""
+    """Seconds from importing the tokenizer to its first ids, with an empty cache and then from it."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for _ in range(2):
             words = [sys.executable, "-c", COMPILE]
             done = subprocess.run(
-                words,
-                env={**os.environ, "LLAMITA_CACHE": folder, "PYTHONDONTWRITEBYTECODE": "1"},
-                capture_output=True,
-                text=True,
-                check=True,
+                words, env={**os.environ, "LLAMITA_CACHE": folder}, capture_output=True, text=True, check=True
             )
             seconds.append(float(done.stdout))
     first, again = seconds
@@ -294,7 +286,7 @@ def require_same(ours: np.ndarray, theirs: np.ndarray, name: str) -> None:
 
 
 def _fresh(folder: str) -> Tokenizer:
-    """A tokenizer whose tables are made, and that remembers nothing yet."""
+    """A tokenizer with its tables, and an empty cache of pieces."""
     tokenizer = load_tokenizer(folder)
     tokenizer.encode("")
     return tokenizer

@@ -1,0 +1,1 @@
+"""What several of the benchmark scripts share. Nothing here imports llamita or torch."""

@@ -1,0 +1,1 @@
+"""What `benchmarks/tokenizer.py` is made of."""

@@ -1,0 +1,97 @@
+"""llamita's model with all that a training step takes, for this and older versions of llamita."""
+
+import importlib
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+# llamita first: what it sets in the environment counts only before torch is loaded.
+import llamita  # isort: skip
+import torch
+from torch import Tensor
+
+from training.inputs import load_weights, read_order, read_tokens
+from training.peer_models import MAX_NORM, OPTIMIZER, Implementation, can_compile
+from training.shapes import Task
+
+
+def llamita_model(task: Task) -> Implementation:
+    """The model of `llamita train` on the hardware that llamita chooses.
+
+    Only the public interface that old and new versions share is used; `choose_hardware` below is the exception.
+    """
+    from llamita.model import Llama
+    from llamita.optim import AdamW, clip_grad_norm_
+
+    hardware = choose_hardware(task)
+    model = Llama(task.shape.model_config())
+    load_weights(model, task.folder)
+    model = hardware.apply(model)
+    compiled = task.compiled and can_compile()
+    run = torch.compile(model, dynamic=False) if compiled else model
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        with hardware.autocast():
+            return run(ids, targets)
+
+    parameters = list(model.parameters())
+    clip = partial(clip_grad_norm_, parameters, MAX_NORM)
+    chosen = {"threads": hardware.threads, "precision": hardware.precision, "device": hardware.device}
+    facts = {**chosen, "compiled": compiled, "source": str(Path(llamita.__file__).resolve().parents[1])}
+    return Implementation(model, loss, AdamW(parameters, **OPTIMIZER), clip, _batches(task), facts)
+
+
+def choose_hardware(task: Task) -> Any:
+    """The hardware that llamita chooses for a task: the one function that knows the layouts of older versions.
+
+    They had `choose_hardware` in `llamita.machine`, and timed block sizes of their kernels in `choose_blocks` before
+    step 1, as a run did. Where the latter does not exist, block sizes are the kernels' own business.
+    """
+    from llamita.config import ExecutionConfig
+
+    execution = ExecutionConfig(device=task.device, threads=task.threads, precision=cast(Any, task.precision))
+    hardware = _first_module("llamita.runtime.hardware", "llamita.machine.hardware").choose_hardware(execution)
+    if blocks := _first_module("llamita.runtime.blocks", "llamita.machine.blocks", required=False):
+        config = task.shape.model_config()
+        hardware = blocks.choose_blocks(hardware, execution, config, task.shape.batch_size)
+    return hardware
+
+
+def _first_module(*names: str, required: bool = True) -> Any:
+    """The first of these modules that exists; None if there is none and it is not `required`."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):  # something that the module needs is missing
+                raise
+    if required:
+        raise ModuleNotFoundError(f"this version of llamita has none of {', '.join(names)}")
+    return None
+
+
+class _Tokens:
+    """The tokens in the folder, as llamita's windows read them from a token file."""
+
+    end_id = None
+
+    def __init__(self, folder: Path):
+        self.path, self.ids = folder / "tokens.npy", read_tokens(folder)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _batches(task: Task) -> Any:
+    """Step -> ids and targets, (batch, seq) each, by llamita's own windows."""
+    from llamita.data import IGNORED, StreamWindows, TokenFile
+
+    windows = StreamWindows(cast(TokenFile, _Tokens(task.folder)), task.shape.max_seq_len)
+    order = read_order(task.folder)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        ids, targets, _ = windows.batch(order[step % len(order)]).to(task.device)
+        targets[:, -1] = IGNORED  # which transformers cannot see: it derives the targets from the ids
+        return ids, targets
+
+    return batch
