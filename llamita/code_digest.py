@@ -21,7 +21,6 @@ from llamita.files import default_cache, write_atomically
 PACKAGE = Path(__file__).parent
 EXEMPT = {
     "__main__.py": "starts the command line",
-    "bench/": "measures speed",
     "cli/": "turns flags into a configuration, and prints; the configuration itself is the run's identity",
     "code_digest.py": "this file",
     "config/aliases.py": "other names of settings",

@@ -183,11 +183,11 @@ def test_a_run_that_cannot_be_evaluated_loses_nothing(text, tmp_path, monkeypatc
 def as_written_before(run: Path) -> None:
     """Turn a run into one as older versions wrote it: evaluations in the lines of their steps, the best in manifests,
     the sizes of blocks among settings and facts."""
-    lines = {}
+    lines: dict[int, dict[str, Any]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         lines[row["step"]] = {**lines.get(row["step"], {}), **{k: v for k, v in row.items() if v is not None}}
-    empty = dict.fromkeys(json.loads(line))
+    empty = dict.fromkeys(rows(run)[0])
     log = [json.dumps({**empty, **row}) + "\n" for row in lines.values()]
     (run / "metrics.jsonl").write_text("".join(log))
     (run / "best.json").unlink()
