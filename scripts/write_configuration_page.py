@@ -30,7 +30,10 @@ unknown name is answered with the nearest one. The run directory holds the whole
 follows the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again
 where their value in the config.toml of a run is just what would be derived from the other settings there. So
 `--hidden_size 256` is enough to change the width. Any other value stays, as do `vocab_size` and `max_steps`, which came
-from the data; and in a file that no run wrote, which has no table `[facts]`, every value stays.
+from the data; and in a file that no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in
+that run (device, precision, threads, kernels, compiling, micro-batch) is chosen again where the model has the same
+shape and the processor is of the same kind, so that the numbers are the same bit for bit; else a note says that it is
+chosen anew. `train(config, repeated="RUN/config.toml")` does so in Python.
 
 Python constructs the same configuration from the same names, or from their aliases:
 `llamita.config.replace(RunConfig(), hidden_size=256)` is `--hidden_size 256`, and

@@ -283,7 +283,7 @@ def test_generate_and_eval_note_changed_code_on_stderr_and_work(finished, code_i
 def run_package(package: Path, *words: Any) -> subprocess.CompletedProcess[str]:
     """A command of the llamita in `package`, as a process of its own."""
     path = {"PYTHONPATH": str(package.parent)}
-    call = [sys.executable, "-m", "llamita", *map(str, words)]
+    call = [sys.executable, "-m", "llamita", *map(str, words), "--kernels", "plain"]  # which nobody has to compile
     return subprocess.run(call, env={**os.environ, **path}, capture_output=True, text=True, timeout=120)
 
 
