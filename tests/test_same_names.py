@@ -14,7 +14,16 @@ from runs import command
 from test_config import other_value
 
 import llamita.train
-from llamita.config import ALIASES, RETIRED, ModelConfig, RunConfig, default_learning_rate, field_tables, replace
+from llamita.config import (
+    ALIASES,
+    RETIRED,
+    ModelConfig,
+    RunConfig,
+    default_learning_rate,
+    field_tables,
+    is_of_a_run,
+    replace,
+)
 from llamita.errors import UserError
 from llamita.presets import preset_names
 from llamita.train import RunDirectory
@@ -113,7 +122,11 @@ def below(tmp_path_factory) -> dict[str, tuple[list[Any], RunConfig]]:
         RunDirectory(folder / name).write_config(config, {"threads": 1})
     files = [folder / name for name in FILES] + [folder / name / "config.toml" for name in runs]
     found = {"nothing": ([], RunConfig())}
-    found |= {f"{path.parent.name}/{path.name}": (["--config", path], RunConfig.from_toml(path)) for path in files}
+    for path in files:
+        config = RunConfig.from_toml(path)
+        if is_of_a_run(path):  # what `auto` chose there is chosen again
+            config = replace(config, choices_of=str(path))
+        found[f"{path.parent.name}/{path.name}"] = ["--config", path], config
     found |= {name: (["--preset", name], RunConfig.from_preset(name)) for name in preset_names()}
     return found
 
