@@ -21,7 +21,6 @@ from llamita.config import (
     RunConfig,
     default_learning_rate,
     field_tables,
-    is_of_a_run,
     replace,
 )
 from llamita.errors import UserError
@@ -124,8 +123,6 @@ def below(tmp_path_factory) -> dict[str, tuple[list[Any], RunConfig]]:
     found = {"nothing": ([], RunConfig())}
     for path in files:
         config = RunConfig.from_toml(path)
-        if is_of_a_run(path):  # what `auto` chose there is chosen again
-            config = replace(config, choices_of=str(path))
         found[f"{path.parent.name}/{path.name}"] = ["--config", path], config
     found |= {name: (["--preset", name], RunConfig.from_preset(name)) for name in preset_names()}
     return found

@@ -273,11 +273,15 @@ def test_to_import_a_tokenizer_compiles_and_loads_nothing():
 
 
 def test_kernels_are_compiled_once_and_then_to_tokenize_needs_neither_compiler_nor_torch(tmp_path):
-    first = python(TOKENIZES, LLAMITA_KERNEL_CACHE=str(tmp_path))
+    first = python(TOKENIZES, LLAMITA_CACHE=str(tmp_path), LLAMITA_KERNEL_CACHE="")
     assert (first.returncode, first.stderr.count("compiling")) == (0, 1), first.stderr
     has_linker = os.name == "posix" and shutil.which("cc")
     unneeded = {"numba", "torch", *(["llvmlite"] if has_linker else [])}
-    again = python(TOKENIZES + f"\n    assert not sys.modules.keys() & {unneeded!r}", LLAMITA_KERNEL_CACHE=str(tmp_path))
+    again = python(
+        TOKENIZES + f"\n    assert not sys.modules.keys() & {unneeded!r}",
+        LLAMITA_CACHE=str(tmp_path),
+        LLAMITA_KERNEL_CACHE="",
+    )
     assert (again.returncode, again.stderr) == (0, "")
 
 
@@ -287,7 +291,7 @@ def test_without_numba_ids_and_merges_are_those_of_plain_python_and_one_line_say
     import sys
     sys.modules[{missing!r}] = None
     """
-    done = python(block + TOKENIZES + PLAIN, LLAMITA_KERNEL_CACHE=str(tmp_path))
+    done = python(block + TOKENIZES + PLAIN, LLAMITA_CACHE=str(tmp_path), LLAMITA_KERNEL_CACHE="")
     assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
     assert "numba cannot be imported" in done.stderr
     assert "pip install numba" in done.stderr
