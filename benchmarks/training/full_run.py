@@ -54,7 +54,8 @@ def measure_full_run(shape: Shape, setting: FullRunSetting) -> FullRun:
     with tempfile.TemporaryDirectory() as name, closing_all(workers):
         folder = Path(name)
         _prepare(shape, setting, folder)
-        task = Task("llamita", shape, folder, threads=setting.threads)
+        # One cache: the worker compiles the kernels that the command then finds.
+        task = Task("llamita", shape, folder, cache=folder / "cache", threads=setting.threads)
         write_inputs(task)
         start(workers, "llamita", task)
         before = _bare_steps(workers["llamita"], setting)

@@ -44,30 +44,28 @@ def llamita_model(task: Task) -> Implementation:
 def choose_hardware(task: Task) -> Any:
     """The hardware that llamita chooses for a task: the one function that knows the layouts of older versions.
 
-    They had `choose_hardware` in `llamita.machine`, and timed block sizes of their kernels in `choose_blocks` before
-    step 1, as a run did. Where the latter does not exist, block sizes are the kernels' own business.
+    They had `choose_hardware` in `llamita.machine`, which did not ask for the model, and timed block sizes of their
+    kernels in `choose_blocks` before step 1, as a run did. Now block sizes are the kernels' own business.
     """
     from llamita.config import ExecutionConfig
 
     execution = ExecutionConfig(device=task.device, threads=task.threads, precision=cast(Any, task.precision))
-    hardware = _first_module("llamita.runtime.hardware", "llamita.machine.hardware").choose_hardware(execution)
-    if blocks := _first_module("llamita.runtime.blocks", "llamita.machine.blocks", required=False):
-        config = task.shape.model_config()
-        hardware = blocks.choose_blocks(hardware, execution, config, task.shape.batch_size)
-    return hardware
+    config = task.shape.model_config()
+    if new := _module("llamita.runtime.hardware"):
+        return new.choose_hardware(execution, model=config)
+    hardware = _module("llamita.machine.hardware").choose_hardware(execution)
+    blocks = _module("llamita.machine.blocks")
+    return blocks.choose_blocks(hardware, execution, config, task.shape.batch_size) if blocks else hardware
 
 
-def _first_module(*names: str, required: bool = True) -> Any:
-    """The first of these modules that exists; None if there is none and it is not `required`."""
-    for name in names:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if not f"{name}.".startswith(f"{error.name}."):  # something that the module needs is missing
-                raise
-    if required:
-        raise ModuleNotFoundError(f"this version of llamita has none of {', '.join(names)}")
-    return None
+def _module(name: str) -> Any:
+    """The module of this name; None where this version of llamita has none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # something that the module needs is missing
+            raise
+        return None
 
 
 class _Tokens:

@@ -84,7 +84,8 @@ def environment(source: Path | None, cache: Path | None) -> dict[str, str]:
     """The user's environment, in which Python finds the benchmarks and llamita, before any that is installed."""
     paths = [str(BENCHMARKS), str(source or llamita_source()), os.environ.get("PYTHONPATH", "")]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return {**found, "LLAMITA_CACHE": str(cache)} if cache else found
+    # Kernels, too: versions that share a folder delete each other's.
+    return {**found, "LLAMITA_CACHE": str(cache), "LLAMITA_KERNEL_CACHE": str(cache / "kernels")} if cache else found
 
 
 def llamita_source() -> Path:
