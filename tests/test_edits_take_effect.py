@@ -33,6 +33,13 @@ SEQ, VOCAB = 16, 64
 EVERYTHING = ("training loss", "gradients", "validation loss", "generation")
 LEARNING = ("training loss", "gradients", "validation loss")
 
+
+@pytest.fixture(autouse=True)
+def linear_layers_of_any_size_are_fused(monkeypatch):
+    """Small ones are torch's, as they are by the reference."""
+    monkeypatch.setattr(ops.cpu.linear, "SMALL", 0)
+
+
 Way = tuple[str, str, str | None]
 """Precision, op backend, backend of torch.compile."""
 WAYS: dict[str, Way] = {

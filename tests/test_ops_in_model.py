@@ -48,6 +48,12 @@ def threads_and_backend_as_before():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def linear_layers_of_any_size_are_fused(monkeypatch):
+    """Models of tests are small; those of users are not."""
+    monkeypatch.setattr(cpu.linear, "SMALL", 0)
+
+
 def hardware(precision: str = "bf16") -> Hardware:
     return Hardware("cpu", precision, 2)
 
@@ -340,6 +346,24 @@ def test_a_linear_layer_is_that_of_torch_under_autocast(shape, bias, dtype):
     for ours, theirs in zip(results(ops.linear), results(torch.nn.functional.linear), strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
         assert distance(ours, theirs) < 0.01
+
+
+def test_small_linear_layers_are_those_of_torch_whose_overhead_is_lower(monkeypatch):
+    monkeypatch.undo()
+    assert not cpu.linear.fits(torch.ones(768, 128), torch.ones(341, 128), None)
+    assert cpu.linear.fits(torch.ones(4096, 256), torch.ones(256, 256), None)
+    assert cpu.linear.fits(torch.ones(1, 1024), torch.ones(1024, 1024), None)
+
+
+@pytest.mark.parametrize("changed", ["weight", "input"])
+def test_the_gradient_of_a_linear_layer_whose_factors_were_changed_in_place_is_refused(changed):
+    x, weight = torch.randn(8, 24, requires_grad=True), torch.randn(10, 24, requires_grad=True)
+    with hardware().autocast():
+        out = ops.linear(x, weight)
+    with torch.no_grad():
+        (weight if changed == "weight" else x).add_(1)
+    with pytest.raises(RuntimeError, match="in place"):
+        out.sum().backward()
 
 
 def test_the_backend_is_restored_after_a_block_and_refuses_other_names():
