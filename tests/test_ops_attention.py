@@ -38,6 +38,12 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large heads in tiles here, too."""
+    monkeypatch.setattr("llamita.ops.cpu.attention.has_amx", lambda: False)
+
+
 both_implementations = pytest.mark.usefixtures("implementation")
 
 
@@ -102,6 +108,18 @@ def test_even_head_dimensions_are_computed_in_tiles_and_odd_ones_in_blocks(monke
     for head_dim in (8, 16, 13):
         attention(*(drawn(1, 2, 5, head_dim) for _ in "qkv"))
     assert chosen == [attention_tiles, attention_tiles, attention_blocks]
+
+
+@needs_bf16_products
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_large_heads_are_computed_in_blocks_where_torchs_products_use_amx(monkeypatch, has_amx):
+    chosen = []
+    monkeypatch.setattr("llamita.ops.cpu.attention.has_amx", lambda: has_amx)
+    for module in (attention_blocks, attention_tiles):
+        monkeypatch.setattr(module, "forward", lambda *_, module=module: chosen.append(module))
+    for seq, head_dim in ((256, 32), (1024, 64)):
+        attention(*(drawn(1, 2, seq, head_dim) for _ in "qkv"))
+    assert chosen == [attention_tiles, attention_blocks if has_amx else attention_tiles]
 
 
 @needs_bf16_products

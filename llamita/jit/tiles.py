@@ -37,6 +37,12 @@ def has_bf16_products() -> bool:
     return "avx512_bf16" in cpu_flags() if CPUINFO.exists() else host_has("avx512bf16")
 
 
+@cache
+def has_amx() -> bool:
+    """Whether the processor has a unit for whole tiles of bf16 (Intel's AMX), which torch's products use."""
+    return "amx_bf16" in cpu_flags() if CPUINFO.exists() else host_has("amx-bf16")
+
+
 @helper
 def multiply(c, c_row, a, a_row, a_step, b, b_steps, first_step, rows, columns, steps, adds):
     """C = A · B, or C += A · B where it `adds`: so many `rows`, `columns`, a multiple of 16, and `steps`.

@@ -8,8 +8,9 @@ with its square (FlashAttention; Dao et al., 2022). Kept for the backward pass i
 l = ln Σ exp(s · S), from which P is computed again.
 
 There are two implementations: tiles multiplied by the processor's bf16 instructions (`attention_tiles`), where it has
-them, and larger blocks multiplied by torch (`attention_blocks`). Which one computes, and in blocks of which size, is a
-function of shape and processor alone: the same command rounds the same way every time.
+them, and larger blocks multiplied by torch (`attention_blocks`), which is faster for large heads where torch's products
+use AMX. Which one computes, and in blocks of which size, is a function of shape and processor alone: the same command
+rounds the same way every time.
 """
 
 from typing import Any
@@ -17,8 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamita.jit.tiles import has_amx
 from llamita.ops.cpu import attention_blocks, attention_tiles
 from llamita.ops.cpu.launch import first_order
+
+LARGE_HEAD = 1 << 13
+"""Elements of a head, seq x head_dim, above which torch's products by AMX are faster than the tiles."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out, logsumexp = _heads_together(q), torch.empty(q.shape[:3])
-        implementation = attention_tiles if attention_tiles.fits((q, k, v, out)) else attention_blocks
+        implementation = attention_tiles if _prefers_tiles((q, k, v, out)) else attention_blocks
         implementation.forward(q, k, v, out, logsumexp)
         ctx.save_for_backward(q, k, v, out, logsumexp)
         return out
@@ -46,11 +51,17 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, logsumexp = ctx.saved_tensors
         grad = grad_outputs[0] if grad_outputs[0].stride(-1) == 1 else grad_outputs[0].contiguous()
         d_q, d_k, d_v = _heads_together(q), _heads_together(k), _heads_together(v)
-        if attention_tiles.fits(tensors := (q, k, v, out, grad, d_q, d_k, d_v)):
+        if _prefers_tiles(tensors := (q, k, v, out, grad, d_q, d_k, d_v)):
             attention_tiles.backward(tensors, logsumexp)
         else:
             attention_blocks.backward((q, k, v), logsumexp, grad, (d_q, d_k, d_v))
         return d_q, d_k, d_v
+
+
+def _prefers_tiles(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether the tiles compute on these tensors, the first of which is q."""
+    seq, head_dim = tensors[0].shape[2:]
+    return attention_tiles.fits(tensors) and not (seq * head_dim > LARGE_HEAD and has_amx())
 
 
 def _heads_together(x: Tensor) -> Tensor:
