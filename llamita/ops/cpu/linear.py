@@ -18,8 +18,8 @@ from llamita.ops.cpu.narrow import narrow
 from llamita.ops.cpu.recompute import Recipe, Recompute, recipe_of
 
 BF16, FP32 = torch.bfloat16, torch.float32
-SMALL = 1 << 18
-"""Elements of x and of the weights up to which hooks take more time than saving half a megabyte is worth."""
+SMALL = 1 << 19
+"""Elements of x and of the weights up to which hooks take more time than saving a megabyte is worth."""
 
 
 def fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
