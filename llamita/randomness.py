@@ -1,6 +1,6 @@
-"""Keyed randomness: every draw is a function of (seed, what it is for, step or position), never of what ran before.
+"""Keyed randomness: random values are a function of (seed, purpose, step or position), never of what ran before.
 
-That is what lets a run resume bit for bit: nothing needs to remember the state of a generator, it is computed again.
+That makes resuming bitwise exact: there is no generator state to save, it is derived again from the key.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def key(seed: int, *purpose: str | int) -> int:
-    """A 63-bit integer that belongs to (seed, purpose), the same on every machine and in every process.
+    """A 63-bit integer derived from (seed, purpose), the same on every machine and in every process.
 
     63 bits, so that it is a valid seed for `random.Random`, numpy and torch alike.
 
@@ -21,5 +21,5 @@ def key(seed: int, *purpose: str | int) -> int:
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A numpy generator that belongs to (seed, purpose)."""
+    """A numpy generator seeded by (seed, purpose)."""
     return np.random.Generator(np.random.Philox(key=key(seed, *purpose)))

@@ -1,4 +1,4 @@
-"""What may stand in the place of a target: a token, or nothing to predict."""
+"""The target value that the loss ignores."""
 
 IGNORED = -100
-"""A target of this value is not scored: of padding, and of what no model should answer for."""
+"""As in PyTorch's `ignore_index`: the target of padding and of other tokens that are not scored."""

@@ -1,4 +1,4 @@
-"""With the cache or without it a model says the same: token by token, in chunks, for slots of different lengths."""
+"""The KV cache does not change the model's output: token by token, in chunks, for slots of different lengths."""
 
 import random
 
@@ -42,7 +42,7 @@ def padded(rows: list[torch.Tensor], starts: list[int]) -> tuple[torch.Tensor, t
 
 @HEADS
 @pytest.mark.parametrize("chunks", [[1] * 20, [20], [7, 13], [1, 9, 1, 1, 8], [19, 1]], ids=str)
-def test_chunks_through_the_cache_equal_one_pass_without(num_kv_heads, chunks):
+def test_chunked_prefill_equals_one_pass_without_the_cache(num_kv_heads, chunks):
     model, ids = model_with(num_kv_heads), drawn_ids(2, 20)
     cache = KVCache(model.config, slots=2, max_seq_len=20)
     cached = torch.cat([model(chunk, cache=cache) for chunk in ids.split(chunks, dim=1)], dim=1)
@@ -51,7 +51,7 @@ def test_chunks_through_the_cache_equal_one_pass_without(num_kv_heads, chunks):
 
 
 @HEADS
-def test_slots_of_different_lengths_decode_together_as_they_would_alone(num_kv_heads):
+def test_slots_of_different_lengths_decode_together_as_alone(num_kv_heads):
     model, lengths, decoded = model_with(num_kv_heads), [5, 1, 11, 8], 9
     rows = [drawn_ids(length + decoded) for length in lengths]
     cache = KVCache(model.config, slots=4, max_seq_len=20)
@@ -69,7 +69,7 @@ def test_slots_of_different_lengths_decode_together_as_they_would_alone(num_kv_h
 @HEADS
 @pytest.mark.parametrize("seed", range(4))
 def test_any_schedule_of_chunks_padding_and_idle_slots_equals_one_pass(num_kv_heads, seed):
-    """Each call gives each slot none, one or several of its tokens, as an engine that serves several people does."""
+    """Each call gives each slot zero, one or several tokens, as a serving engine with continuous batching does."""
     rng, model = random.Random(seed), model_with(num_kv_heads)
     torch.manual_seed(seed)
     rows, done = [drawn_ids(rng.randint(3, 25)) for _ in range(3)], [0, 0, 0]
@@ -89,7 +89,7 @@ def test_any_schedule_of_chunks_padding_and_idle_slots_equals_one_pass(num_kv_he
         assert_near(torch.cat(parts), model(row.unsqueeze(0))[0])
 
 
-def test_padding_is_never_seen_and_never_kept():
+def test_padding_is_never_attended_to_and_never_cached():
     model, row = model_with(), drawn_ids(6)
     outcomes = []
     for filler in (0, 1, 30):
@@ -104,7 +104,7 @@ def test_padding_is_never_seen_and_never_kept():
     assert torch.equal(outcomes[0], outcomes[2])
 
 
-def test_a_slot_that_was_cleared_starts_anew():
+def test_a_cleared_slot_starts_from_scratch():
     model = model_with()
     cache = KVCache(model.config, slots=2, max_seq_len=16)
     first, second, new = drawn_ids(2, 12), drawn_ids(1, 3), drawn_ids(1, 5)
@@ -118,7 +118,7 @@ def test_a_slot_that_was_cleared_starts_anew():
     assert cache.lengths.tolist() == [5, 15]
 
 
-def test_clearing_the_longest_slot_shortens_what_is_read():
+def test_clearing_the_longest_slot_shortens_the_keys_read():
     model = model_with()
     cache = KVCache(model.config, slots=2, max_seq_len=16)
     ids, positions = padded([drawn_ids(12), drawn_ids(3)], [0, 0])

@@ -16,8 +16,8 @@ def overflowing(step: int) -> bool:
     return step % 7 == 0 or step in (20, 21, 22, 23)
 
 
-def test_scale_and_weights_take_the_course_of_torchs_grad_scaler():
-    """Gradients that overflow in fp32, too: the factor 3e38 does it whatever the scale."""
+def test_scale_and_weights_follow_torchs_grad_scaler():
+    """The gradients overflow in fp32, too: the factor 3e38 ensures it at any scale."""
     torch.manual_seed(0)
     start = torch.randn(5)
     mine, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
@@ -45,7 +45,7 @@ def test_scale_and_weights_take_the_course_of_torchs_grad_scaler():
     torch.testing.assert_close(mine, theirs)
 
 
-def test_fp16_gradients_that_overflow_for_real_leave_the_weights_as_they_are_until_the_scale_fits():
+def test_overflowing_fp16_gradients_leave_the_weights_unchanged_until_the_scale_fits():
     weight = torch.nn.Parameter(torch.full((3,), 2.0))
     optimizer, scaling = torch.optim.SGD([weight], lr=0.1), DynamicLossScaling()
     updates = []
@@ -61,7 +61,7 @@ def test_fp16_gradients_that_overflow_for_real_leave_the_weights_as_they_are_unt
     assert scaling.scale < 65536
 
 
-def test_a_state_goes_on_where_it_was():
+def test_a_restored_state_continues_where_it_was():
     scaling = DynamicLossScaling(growth_interval=3)
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.0)
@@ -79,7 +79,7 @@ def test_other_precisions_scale_nothing():
     assert NoScaling().state() is None
 
 
-def test_a_run_in_fp16_learns_logs_no_infinite_norm_and_resumes_with_its_scale_bit_for_bit(text, tmp_path):
+def test_an_fp16_run_learns_logs_finite_norms_and_resumes_its_scale_bitwise(text, tmp_path):
     options = {"precision": "fp16", "max_steps": 40, "save_every": 20, "eval_every": 20, "learning_rate": 1e-2}
     assert command(*train_words(text, tmp_path / "whole", **options)) == 0
     losses = [row["train_loss"] for row in rows(tmp_path / "whole") if row["train_loss"] is not None]
@@ -106,6 +106,6 @@ def test_fp16_learns_nearly_what_fp32_learns(text, tmp_path):
     assert narrow == pytest.approx(wide, abs=0.05)
 
 
-def test_a_loss_that_is_no_number_is_told_in_fp16_too(text, tmp_path, capsys):
+def test_a_non_finite_loss_is_reported_in_fp16_too(text, tmp_path, capsys):
     words = train_words(text, tmp_path / "run", precision="fp16", learning_rate=1e30, grad_clip=0, max_steps=60)
     assert "training has diverged" in refusal(capsys, *words)

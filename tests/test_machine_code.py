@@ -1,4 +1,4 @@
-"""Kernels are compiled once on a machine, cached where nobody else can write, and loaded without a compiler."""
+"""Kernels are compiled once per machine, cached where nobody else can write, and loaded without a compiler."""
 
 import hashlib
 import importlib.util
@@ -17,27 +17,27 @@ from llvmlite import binding
 
 from llamita.jit import compiler, digest, machine_code
 from llamita.jit.code_cache import trusted
-from llamita.jit.machine_code import Body, Kernel
+from llamita.jit.machine_code import Kernel, ParallelKernel
 from llamita.jit.pool import run
 from llamita.jit.spans import Span, i64, set_i64
 from llamita.ops.cpu import cross_entropy, norm
 
 SOURCE = '''
 from factors import scaled
-from llamita.jit.machine_code import Body
-from llamita.jit.numbers import fp32s, log
-from llamita.jit.pool import FIRST_ARGUMENT
+from llamita.jit.machine_code import ParallelKernel
+from llamita.jit.primitives import fp32_ptr, log
+from llamita.jit.pool import ARGS
 
-@Body
+@ParallelKernel
 def change(table):
     """Twice the logarithm, which is a call of the system's library, in place."""
-    x = fp32s(table[FIRST_ARGUMENT])
-    for i in range(table[FIRST_ARGUMENT + 1]):
+    x = fp32_ptr(table[ARGS])
+    for i in range(table[ARGS + 1]):
         x[i] = scaled(log(x[i]))
 '''
 HELPERS = '''
 from llamita.jit.language import helper
-from llamita.jit.numbers import F
+from llamita.jit.primitives import F
 
 FACTOR = F(2)
 
@@ -66,7 +66,7 @@ def no_kernel_cache_of_the_whole_suite(monkeypatch):
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """The file of a kernel, in a package whose __pycache__ only this user can write to; its helpers are in another."""
+    """The file of a kernel, in a package whose __pycache__ only this user can write to; its helper is elsewhere."""
     monkeypatch.delenv("LLAMITA_CACHE", raising=False)
     for variable in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
@@ -86,14 +86,14 @@ def source(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """The names of what is compiled."""
+    """The names of the kernels that get compiled."""
     names, whole = [], compiler.compile_kernel
     monkeypatch.setattr(compiler, "compile_kernel", lambda *x: (names.append(x[0].__name__), whole(*x))[1])
     return names
 
 
 def imported(file: Path) -> ModuleType:
-    """The module of this file, as a process that starts would see it."""
+    """The module in this file, freshly imported."""
     sys.modules.pop("factors", None)
     importlib.invalidate_caches()
     spec = importlib.util.spec_from_file_location(file.stem, file)
@@ -112,7 +112,7 @@ def assert_right(found: np.ndarray) -> None:
     np.testing.assert_allclose(found, 2 * np.log([1.0, 2.0, 10.0]), rtol=1e-6)
 
 
-def kept_in(folder: Path) -> list[Path]:
+def cached_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*") if file.suffix in (machine_code.LIBRARY, machine_code.OBJECT))
 
 
@@ -125,14 +125,14 @@ def cache_of(tmp_path: Path) -> Path:
 
 
 def start(source: Path, code: str, **environment: str) -> subprocess.Popen:
-    """A process that may import the kernel of the test."""
+    """Start a process that can import the kernel of the test."""
     paths = [str(source.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1", **environment}
     return subprocess.Popen([sys.executable, "-c", code], env=variables, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen) -> str:
-    """What a process that must succeed wrote to stderr."""
+    """The stderr of a process that must succeed."""
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return errors
@@ -148,25 +148,26 @@ def test_a_kernel_is_compiled_once_with_and_without_a_linker(source, compiled, m
     for _ in range(2):
         assert_right(changed(imported(source)))
     assert compiled == ["change"]
-    assert [file.suffix for file in kept_in(beside(source))] == [suffix]
+    assert [file.suffix for file in cached_in(beside(source))] == [suffix]
 
 
-def test_a_linker_that_fails_is_done_without(source, monkeypatch):
+def test_without_a_working_linker_an_object_file_is_cached(source, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: sys.executable)  # which links nothing
     assert_right(changed(imported(source)))
-    assert [file.suffix for file in kept_in(beside(source))] == [".o"]
+    assert [file.suffix for file in cached_in(beside(source))] == [".o"]
 
 
-def test_a_kernel_becomes_the_same_code_whatever_was_compiled_before():
-    """Else a run that goes on where the files were deleted would round differently."""
+def test_machine_code_does_not_depend_on_what_was_compiled_before():
+    """Otherwise a run resumed after the cache was deleted would round differently."""
 
-    def instructions(body: Body) -> bytes:
-        object_file = compiler.compile_kernel(body.function, 1, body.rewrites, "kernel", True, False)
+    def instructions(body: ParallelKernel) -> bytes:
+        object_file = compiler.compile_kernel(body.function, 1, body.fastmath, "kernel", True, False)
         code = binding.ObjectFileRef.from_data(object_file)
         return b"".join(section.data() for section in code.sections() if section.is_text())
 
     bodies = [
-        next(body for body in vars(module).values() if isinstance(body, Body)) for module in (norm, cross_entropy)
+        next(value for value in vars(module).values() if isinstance(value, ParallelKernel))
+        for module in (norm, cross_entropy)
     ]
     first = [instructions(body) for body in bodies]
     assert [instructions(body) for body in bodies[::-1]] == first[::-1]
@@ -194,7 +195,7 @@ def _half(number: int) -> float:
     return number / 2
 
 
-def test_a_kernel_of_numbers_returns_an_int64_or_nothing():
+def test_a_kernel_returns_an_int64_or_none():
     numbers = np.array([-(2**62), 3, 2**62])
     address = numbers.ctypes.data
     assert [_first_above(address, 3, limit) for limit in (-(2**63), 0, 2**62)] == [0, 1, -1]
@@ -215,7 +216,7 @@ def item(address: int, size: int, i: int) -> int:
 """
 
 
-def test_a_checked_build_raises_an_error_for_access_outside_a_span_and_is_not_kept(source):
+def test_a_checked_build_raises_index_error_outside_a_span_and_is_not_cached(source):
     source.with_name("checks.py").write_text(CHECKS)
     code = """
 from checks import *
@@ -231,16 +232,16 @@ for i in (-1, 9):
         raise AssertionError(i)
 """
     finish(start(source, code, LLAMITA_CHECKED_KERNELS="1"))
-    assert kept_in(beside(source)) == []
+    assert cached_in(beside(source)) == []
     finish(start(source, "from checks import *; x = np.arange(10); assert item(x.ctypes.data, 72, 9) == 9"))
-    assert len(kept_in(beside(source))) == 1
+    assert len(cached_in(beside(source))) == 1
 
 
 # --- the key ---
 
 
 @pytest.mark.parametrize("what", ["its own file", "a helper's file", "jit/", "the processor", "numba"])
-def test_a_kernel_is_compiled_anew_when_what_it_depends_on_changes(source, monkeypatch, what):
+def test_a_kernel_is_recompiled_when_a_dependency_changes(source, monkeypatch, what):
     before = imported(source).change
     key = before.key
     if what == "its own file":
@@ -249,7 +250,7 @@ def test_a_kernel_is_compiled_anew_when_what_it_depends_on_changes(source, monke
         source.with_name("factors.py").write_text(HELPERS.replace("FACTOR * x", "FACTOR + x"))
     elif what == "jit/":
         read = Path.read_bytes
-        monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + (b"#" if file.stem == "numbers" else b""))
+        monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + (b"#" if file.stem == "primitives" else b""))
     elif what == "the processor":
         monkeypatch.setattr(digest, "cpu_model", lambda: ["another"])
     else:
@@ -265,20 +266,20 @@ def test_a_kernel_is_compiled_anew_when_what_it_depends_on_changes(source, monke
 @pytest.mark.parametrize(
     ("before", "after", "same"), [("F(2)", "F(3)", False), ("F(2)", "F(2)  # doubled", True), ('"""A', '"""The', True)]
 )
-def test_constants_of_a_helper_count_and_comments_and_docstrings_do_not(source, before, after, same):
+def test_the_key_covers_constants_of_helpers_but_not_comments_and_docstrings(source, before, after, same):
     first = imported(source).change.key
     source.with_name("factors.py").write_text(HELPERS.replace(before, after))
     assert (imported(source).change.key == first) == same
 
 
-def test_what_a_changed_helper_computes_is_what_runs(source):
+def test_an_edited_helper_takes_effect(source):
     assert_right(changed(imported(source)))
     source.with_name("factors.py").write_text(HELPERS.replace("F(2)", "F(20)"))
     assert_right(changed(imported(source)) / 10)
 
 
 def test_a_kernel_that_takes_values_from_a_module_object_is_refused(source):
-    """They could change without changing the key."""
+    """Its attributes could change without changing the key."""
     source.write_text(
         SOURCE.replace("from factors import scaled", "import factors").replace("scaled(", "factors.scaled(")
     )
@@ -286,36 +287,34 @@ def test_a_kernel_that_takes_values_from_a_module_object_is_refused(source):
         _ = imported(source).change.key
 
 
-# --- where code is kept ---
+# --- cache folders ---
 
 
 def occupy(folder: Path) -> None:
-    """Put a file in the place of a folder, so that it cannot be made."""
+    """Put a file where a folder should be, so that it cannot be created."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.write_text("")
 
 
-def test_where_the_package_cannot_be_written_to_code_is_kept_in_a_private_folder_of_the_cache(
-    source, compiled, tmp_path
-):
+def test_if_the_package_is_not_writable_code_is_cached_in_a_private_folder(source, compiled, tmp_path):
     occupy(beside(source))
     for _ in range(2):
         assert_right(changed(imported(source)))
     assert compiled == ["change"]
-    assert len(kept_in(cache_of(tmp_path) / "kernels")) == 1
+    assert len(cached_in(cache_of(tmp_path) / "kernels")) == 1
     if os.name == "posix":
         assert stat.S_IMODE((cache_of(tmp_path) / "kernels").stat().st_mode) == 0o700
 
 
-def test_where_a_folder_is_named_for_caches_code_is_kept_there(source, tmp_path, monkeypatch):
+def test_code_is_cached_in_the_folder_of_llamita_cache(source, tmp_path, monkeypatch):
     monkeypatch.setenv("LLAMITA_CACHE", str(tmp_path / "named"))
     assert_right(changed(imported(source)))
-    assert len(kept_in(tmp_path / "named" / "kernels")) == 1
-    assert kept_in(beside(source)) == []
+    assert len(cached_in(tmp_path / "named" / "kernels")) == 1
+    assert cached_in(beside(source)) == []
 
 
 @needs_modes
-def test_where_others_can_write_to_the_cache_a_private_folder_in_the_home_is_used(source, compiled, tmp_path):
+def test_if_others_can_write_to_the_cache_a_private_folder_in_the_home_is_used(source, compiled, tmp_path):
     occupy(beside(source))
     cache_of(tmp_path).mkdir(parents=True)
     cache_of(tmp_path).chmod(0o777)
@@ -324,11 +323,11 @@ def test_where_others_can_write_to_the_cache_a_private_folder_in_the_home_is_use
     assert compiled == ["change"]
     private = tmp_path / "home" / f".llamita-kernels-{os.getuid()}"
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    assert len(kept_in(private)) == 1
-    assert kept_in(cache_of(tmp_path) / "kernels") == []
+    assert len(cached_in(private)) == 1
+    assert cached_in(cache_of(tmp_path) / "kernels") == []
 
 
-def test_without_any_place_to_keep_it_code_is_compiled_by_each_process(source, compiled, tmp_path):
+def test_without_a_writable_cache_each_process_compiles(source, compiled, tmp_path):
     for folder in (beside(source), tmp_path / "home"):
         occupy(folder)
     for _ in range(2):
@@ -337,7 +336,7 @@ def test_without_any_place_to_keep_it_code_is_compiled_by_each_process(source, c
 
 
 @needs_modes
-def test_on_a_full_disk_code_is_compiled_in_memory_and_nothing_is_left(source, tmp_path):
+def test_on_a_full_disk_code_is_compiled_in_memory_and_no_files_are_left(source, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     finish(start(source, limit + RUN))
     assert {file.suffix for file in tmp_path.rglob("*") if file.is_file()} == {".py"}
@@ -348,7 +347,7 @@ def test_on_a_full_disk_code_is_compiled_in_memory_and_nothing_is_left(source, t
 @pytest.mark.parametrize("mode", [0o775, 0o757])
 def test_code_that_others_could_have_written_is_never_loaded(source, compiled, what, mode):
     assert_right(changed(imported(source)))
-    (file,) = kept_in(beside(source))
+    (file,) = cached_in(beside(source))
     {"folder": file.parent, "file": file, "parent": source.parent}[what].chmod(mode)
     assert_right(changed(imported(source)))
     assert compiled == ["change"] * 2
@@ -359,14 +358,14 @@ def test_code_that_others_could_have_written_is_never_loaded(source, compiled, w
 @pytest.mark.parametrize("what", ["folder", "file", "parent"])
 def test_code_of_another_user_is_never_loaded(source, compiled, what):
     assert_right(changed(imported(source)))
-    (file,) = kept_in(beside(source))
+    (file,) = cached_in(beside(source))
     os.chown({"folder": file.parent, "file": file, "parent": source.parent}[what], 12345, -1)
     assert_right(changed(imported(source)))
     assert compiled == ["change"] * 2
 
 
 @needs_modes
-def test_a_link_is_trusted_as_what_it_leads_to(tmp_path):
+def test_a_symlink_is_trusted_if_its_target_is(tmp_path):
     private, public = tmp_path / "private", tmp_path / "public"
     for folder, mode in ((private, 0o700), (public, 0o777)):
         folder.mkdir()
@@ -376,7 +375,7 @@ def test_a_link_is_trusted_as_what_it_leads_to(tmp_path):
     (public / "inner").mkdir(mode=0o700)
     assert trusted(tmp_path / "to_private") == private.resolve()
     assert trusted(tmp_path / "to_public") is trusted(public / "inner") is trusted(tmp_path / "none") is None
-    public.chmod(0o1777)  # where only its owner can rename a folder, as in /tmp
+    public.chmod(0o1777)  # sticky: only its owner can rename a folder, as in /tmp
     assert trusted(public / "inner") == (public / "inner").resolve()
     assert trusted(public) is None
 
@@ -395,26 +394,26 @@ def flipped(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [cut, flipped, lambda content: b""], ids=["cut", "flipped", "empty"])
 @pytest.mark.parametrize("suffix", [pytest.param(".so", marks=needs_linker), ".o"])
-def test_damaged_code_is_compiled_anew_and_replaced(source, compiled, monkeypatch, damage, suffix):
+def test_damaged_code_is_recompiled_and_replaced(source, compiled, monkeypatch, damage, suffix):
     if suffix == ".o":
         monkeypatch.setattr(shutil, "which", lambda name: None)
     imported(source).change.compile()
-    (file,) = kept_in(beside(source))
+    (file,) = cached_in(beside(source))
     intact = file.read_bytes()
     file.unlink()  # this process may have mapped it
     file.write_bytes(damage(intact))
     assert_right(changed(imported(source)))
     assert compiled == ["change"] * 2
-    (repaired,) = kept_in(beside(source))
+    (repaired,) = cached_in(beside(source))
     assert repaired.stem.endswith(hashlib.sha256(repaired.read_bytes()).hexdigest()[:32])
     assert_right(changed(imported(source)))
     assert compiled == ["change"] * 2
 
 
-def test_new_code_replaces_that_of_other_versions_and_what_killed_processes_left(source):
+def test_new_code_replaces_other_versions_and_leftovers_of_killed_processes(source):
     first = imported(source)
     first.change.compile()
-    (stale,) = kept_in(beside(source))
+    (stale,) = cached_in(beside(source))
     other = beside(source) / stale.name.replace("kernel_of_a_test.", "another_kernel.")
     abandoned, recent = (beside(source) / f".{first.change.name}-{name}.tmp" for name in ("abandoned", "recent"))
     for file in (other, abandoned, recent):
@@ -422,7 +421,7 @@ def test_new_code_replaces_that_of_other_versions_and_what_killed_processes_left
     os.utime(abandoned, (time.time() - 7200,) * 2)
     source.write_text(SOURCE.replace("scaled(log(x[i]))", "scaled(log(x[i])) + x[i] - x[i]"))
     assert_right(changed(imported(source)))
-    kept = kept_in(beside(source))
+    kept = cached_in(beside(source))
     assert len(kept) == 2
     assert other in kept
     assert stale not in kept
@@ -431,25 +430,25 @@ def test_new_code_replaces_that_of_other_versions_and_what_killed_processes_left
     assert_right(changed(first))  # a process that has loaded the old code keeps it
 
 
-def test_four_processes_may_compile_the_same_at_once(source):
+def test_four_processes_may_compile_the_same_kernel_concurrently(source):
     processes = [start(source, RUN) for _ in range(4)]
     for process in processes:
         finish(process)
-    files = kept_in(beside(source))
+    files = cached_in(beside(source))
     assert len({file.read_bytes() for file in files}) == len(files) == 1
     assert finish(start(source, RUN)) == ""
 
 
-def test_compiling_is_announced_once_by_a_process(source):
+def test_compiling_is_announced_once_per_process(source):
     source.with_name("checks.py").write_text(CHECKS)
     code = RUN + "\nfrom checks import *\nitem(x.ctypes.data, 8, 0)"
     assert finish(start(source, code)).count("compiling kernels") == 1
     assert finish(start(source, code)) == ""
 
 
-def test_a_process_whose_kernels_were_compiled_before_needs_neither_compiler_nor_torch(source):
+def test_cached_kernels_need_neither_compiler_nor_torch(source):
     finish(start(source, RUN))
-    (file,) = kept_in(beside(source))
+    (file,) = cached_in(beside(source))
     unneeded = {"numba", "torch", *(["llvmlite"] if file.suffix == machine_code.LIBRARY else [])}
     finish(start(source, RUN + f"\nassert not sys.modules.keys() & {unneeded!r}"))
 
@@ -469,7 +468,7 @@ from llamita import jit
 
 
 @pytest.mark.parametrize("missing", ["numba", "llvmlite"])
-def test_kernels_are_available_without_numba_where_they_are_compiled_and_else_one_line_says_that_not(source, missing):
+def test_without_numba_cached_kernels_are_available_and_others_are_reported_in_one_line(source, missing):
     code = WITHOUT_NUMBA.format(missing=missing)
     ask = "assert jit.available(kernel_of_a_test.change) == {}\n"
     errors = finish(start(source, code + ask.format(False) + "assert not jit.available()"))
@@ -477,12 +476,12 @@ def test_kernels_are_available_without_numba_where_they_are_compiled_and_else_on
     assert "numba cannot be imported" in errors
     assert "pip install numba" in errors
     finish(start(source, RUN))
-    (file,) = kept_in(beside(source))
+    (file,) = cached_in(beside(source))
     if file.suffix == machine_code.LIBRARY or missing == "numba":
         assert finish(start(source, code + ask.format(True) + RUN)) == ""
 
 
-def test_with_numba_kernels_are_available_before_they_are_compiled(source):
+def test_with_numba_uncompiled_kernels_are_available(source):
     assert finish(start(source, "import kernel_of_a_test; from llamita import jit; assert jit.available()")) == ""
 
 

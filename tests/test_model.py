@@ -16,7 +16,7 @@ NUM_DRAWN = 16
 
 
 def drawn_config(number: int) -> ModelConfig:
-    """One of many shapes: plain, grouped and multi-query heads, tied and not, and every head size come around."""
+    """One of many shapes, which cover MHA, GQA and MQA, tied and untied embeddings, and all head sizes."""
     rng = random.Random(number)
     num_heads = rng.choice([2, 4, 6])
     head_dim = (6, 10, 48, 16)[number % 4]
@@ -55,7 +55,7 @@ def hugging_face(config: ModelConfig) -> LlamaForCausalLM:
 
 
 def enlarge(model: torch.nn.Module) -> None:
-    """Weights as large as a trained model's, so that attention is sharp, logits are of order one, gains are not one."""
+    """Weights at the scale of a trained model: attention is sharp, logits are of order 1, gains are not 1."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() < 2:
@@ -119,7 +119,7 @@ def test_every_gradient_is_that_of_hugging_face(number):
         assert (parameter.grad - expected[name]).norm() < 1e-4 * expected[name].norm(), name
 
 
-def test_the_drawn_shapes_cover_what_they_should():
+def test_the_random_shapes_cover_all_variants():
     configs = [drawn_config(number) for number in range(NUM_DRAWN)]
     assert any(c.num_kv_heads == c.num_heads for c in configs)  # plain multi-head
     assert any(1 < c.num_kv_heads < c.num_heads for c in configs)  # grouped
@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
         assert a.dim() < 2 or not torch.isclose(a, c).all(), name
 
 
-def test_every_matrix_is_a_draw_of_its_own_with_the_deviation_it_should_have():
+def test_every_matrix_is_sampled_independently_with_the_right_standard_deviation():
     model = Llama(ModelConfig(vocab_size=500, hidden_size=64, num_layers=8, num_heads=4))
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
@@ -189,7 +189,7 @@ def test_every_matrix_is_a_draw_of_its_own_with_the_deviation_it_should_have():
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_heads_that_begin_by_copying_hand_on_what_they_see(kv_heads):
+def test_copy_heads_output_what_they_attend_to(kv_heads):
     config = ModelConfig(vocab_size=50, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=kv_heads)
     copying, random = Llama(dataclasses.replace(config, head_init="copy")), Llama(config)
     for block, other in zip(copying.model.layers, random.model.layers, strict=True):
@@ -199,8 +199,8 @@ def test_heads_that_begin_by_copying_hand_on_what_they_see(kv_heads):
                 layer.self_attn.o_proj.weight[:, 16 * head : 16 * head + 16] @ layer.self_attn.v_proj.weight[seen]
                 for layer in (block, other)
             )  # (hidden, hidden)
-            assert torch.linalg.eigvalsh(passed_on).min() > -1e-5  # nothing is turned around,
-            assert passed_on.trace() > 0.8 * 2 * 16  # and on the whole it comes out as it went in, twice as large
+            assert torch.linalg.eigvalsh(passed_on).min() > -1e-5  # positive semidefinite,
+            assert passed_on.trace() > 0.8 * 2 * 16  # and close to twice the identity
             assert abs(turned.trace()) < 8
 
 
@@ -212,7 +212,7 @@ def test_a_row_block_is_the_same_whatever_rows_follow():
     assert not torch.equal(whole[:ROWS_PER_BLOCK], whole[ROWS_PER_BLOCK : 2 * ROWS_PER_BLOCK])
 
 
-# What a token sees
+# Attention masks
 
 
 def test_a_later_token_changes_no_earlier_logit():
@@ -223,7 +223,7 @@ def test_a_later_token_changes_no_earlier_logit():
         changed[0, place] = (ids[0, place] + 1) % 31
         after = model(changed)
         assert torch.equal(after[:, :place], before[:, :place])
-        assert (after[:, place:] != before[:, place:]).any(dim=-1).all()  # and every later one hears of it
+        assert (after[:, place:] != before[:, place:]).any(dim=-1).all()  # and every later one does
 
 
 def test_a_packed_row_equals_its_documents_run_apart():
@@ -233,7 +233,7 @@ def test_a_packed_row_equals_its_documents_run_apart():
     apart = torch.cat([model(document) for document in documents], dim=1)
     packed = model(torch.cat(documents, dim=1), document_ids=document_ids)
     assert distance(apart, packed) < 1e-5
-    assert distance(apart, model(torch.cat(documents, dim=1))) > 0.1  # without document_ids they would mix
+    assert distance(apart, model(torch.cat(documents, dim=1))) > 0.1  # without document_ids they attend to each other
 
 
 def test_rows_of_a_batch_may_hold_different_documents():
@@ -265,7 +265,7 @@ def test_explicit_positions_equal_the_default():
     assert torch.equal(model(ids, positions=torch.arange(11).expand(3, 11)), default)
 
 
-def test_only_distances_between_positions_matter():
+def test_only_relative_positions_matter():
     model, ids = small_model(), torch.randint(31, (2, 11))
     shifts = torch.tensor([[4], [21]])
     assert distance(model(ids), model(ids, positions=torch.arange(11) + shifts)) < 2e-5
@@ -297,20 +297,20 @@ def test_training_without_dropout_is_deterministic():
     assert torch.equal(model.train()(ids), evaluated)
 
 
-# The parts, against torch's own and against their formulas
+# The components, against torch's own and against their formulas
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_rms_norm_is_torchs(dtype, scale):
+def test_rms_norm_matches_torch(dtype, scale):
     ours, theirs = RMSNorm(24, 1e-5).to(dtype), torch.nn.RMSNorm(24, 1e-5, dtype=dtype)
     with torch.no_grad():
         ours.weight.copy_(theirs.weight.uniform_(0.5, 1.5))
     mine = (scale * torch.randn(3, 5, 24)).to(dtype).requires_grad_()
     copy = mine.detach().clone().requires_grad_()
-    slopes = torch.randn(3, 5, 24).to(dtype)
-    ours(mine).backward(slopes)
-    theirs(copy).backward(slopes)
+    grad = torch.randn(3, 5, 24).to(dtype)
+    ours(mine).backward(grad)
+    theirs(copy).backward(grad)
     assert ours(mine).dtype == dtype
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 1e-2}
     torch.testing.assert_close(ours(mine), theirs(copy), **tolerance)
@@ -344,7 +344,7 @@ def test_attention_is_its_formula_head_by_head(num_kv_heads):
     torch.testing.assert_close(layer(x, positions), expected)
 
 
-def test_a_block_adds_what_its_two_normed_layers_say():
+def test_a_block_adds_the_outputs_of_its_two_pre_norm_layers():
     block = Block(ModelConfig(hidden_size=24, num_heads=4)).eval()
     x, positions = torch.randn(2, 5, 24), torch.arange(5)
     middle = x + block.self_attn(block.input_layernorm(x), positions)

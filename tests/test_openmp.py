@@ -1,4 +1,4 @@
-"""OpenMP's threads spin briefly, unless the user says otherwise; how many threads there are follows from the model."""
+"""OpenMP threads spin briefly, unless the user says otherwise; the number of threads depends on the model."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ LARGE = ModelConfig(hidden_size=512, max_seq_len=256)
 
 
 def spinning_of_a_process(first: str, **environment: str) -> str:
-    """GOMP_SPINCOUNT as torch's OpenMP finds it in a process that begins with the statement `first`."""
+    """GOMP_SPINCOUNT as torch's OpenMP sees it in a process that begins with the statement `first`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     code = f"{first}; import os, torch; print(os.environ.get('GOMP_SPINCOUNT'))"
     words = [sys.executable, "-c", code]
@@ -56,6 +56,6 @@ def test_more_of_a_model_never_gets_fewer_threads():
     assert threads[-1] == 32
 
 
-def test_threads_that_are_asked_for_are_taken():
+def test_requested_threads_are_used():
     assert choose_hardware(ExecutionConfig(device="cpu", threads=3), model=SMALL).threads == 3
     assert choose_hardware(ExecutionConfig(device="cpu"), model=SMALL).threads == 1

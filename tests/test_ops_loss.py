@@ -1,4 +1,4 @@
-"""Cross-entropy, and the head that computes it without holding all logits, against torch's own."""
+"""Cross-entropy, and the head that computes it without materializing all logits, against torch's own."""
 
 from contextlib import nullcontext
 
@@ -31,7 +31,7 @@ def expected_loss(logits: torch.Tensor, targets: torch.Tensor, reduction: str) -
 @REDUCTIONS
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cross_entropy_and_its_gradient_are_torchs(reduction, scale, dtype):
+def test_cross_entropy_and_its_gradient_match_torch(reduction, scale, dtype):
     torch.manual_seed(0)
     logits = (scale * torch.randn(3, 7, 50)).to(dtype)
     targets, weights = drawn_targets(50, 3, 7), torch.rand(3, 7)
@@ -45,8 +45,8 @@ def test_cross_entropy_and_its_gradient_are_torchs(reduction, scale, dtype):
 
 
 @pytest.mark.parametrize("shift", [-1e4, 100.0, 1e4])
-def test_a_shift_of_all_logits_costs_no_precision(shift):
-    """Against fp64, for the function and for the head: the largest logit is taken off before anything is rounded."""
+def test_shifting_all_logits_loses_no_precision(shift):
+    """Against fp64, for the function and for the head: the maximum is subtracted before anything is rounded."""
     torch.manual_seed(0)
     exact = (shift + torch.randn(40, 30)).requires_grad_()
     targets = drawn_targets(30, 40)
@@ -54,7 +54,7 @@ def test_a_shift_of_all_logits_costs_no_precision(shift):
     expected.backward()
     mine, head = exact.detach().clone().requires_grad_(), LMHead(40, 30)
     with torch.no_grad():
-        head.weight.copy_(mine.T)  # and the hidden states are the unit vectors, so that the logits come out
+        head.weight.copy_(mine.T)  # the hidden states are unit vectors, so these are the logits
     for loss, gradient in ((cross_entropy(mine, targets, "sum"), lambda: mine.grad),
                            (head(torch.eye(40), targets, "sum"), lambda: head.weight.grad.T)):  # fmt: skip
         torch.testing.assert_close(loss, expected.float(), rtol=1e-6, atol=0)
@@ -113,8 +113,8 @@ def test_the_head_equals_linear_and_torchs_cross_entropy(reduction, tokens, back
 
 
 @BACKENDS
-def test_the_head_never_holds_the_logits_of_all_tokens(backend):
-    """The largest tensor that the loss makes is one chunk of logits, forward and backward."""
+def test_the_head_never_materializes_the_logits_of_all_tokens(backend):
+    """The largest tensor that the loss allocates is one chunk of logits, forward and backward."""
     chunk = {"native": chunked_loss, "plain": reference}[backend].CHUNK
     tokens, vocab_size = 4 * chunk, 300
     largest = 0
@@ -137,8 +137,8 @@ KERNELS = {"chunked": chunked_loss.linear_cross_entropy, "fused": cpu.cross_entr
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_without_gradients_the_head_multiplies_only_what_makes_the_logits(name):
-    """An evaluation that makes gradients to forget them takes three times as long."""
+def test_without_gradients_the_head_computes_only_the_logits(name):
+    """An evaluation that computes unused gradients takes three times as long."""
     kernel, dtype = KERNELS[name], torch.bfloat16 if name == "fused" else torch.float32
     hidden, head, targets = torch.randn(700, 16, dtype=dtype), LMHead(16, 40), drawn_targets(40, 700)
     torch.nn.init.normal_(head.weight)
@@ -205,7 +205,7 @@ def test_under_bf16_autocast_they_agree_within_rounding(tied):
 
 
 @TIED
-def test_micro_batches_add_up_to_the_batch(tied):
+def test_the_losses_of_micro_batches_sum_to_the_loss_of_the_batch(tied):
     """The sum over micro-batches, divided by all targets together, is the mean over the whole."""
     model = model_with(tied)
     ids, targets = torch.randint(61, (6, 20)), drawn_targets(61, 6, 20, ignored=0.6)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from nearness import drawn, gradients, learned
+from tolerances import gradients, randn, with_grad
 from torch import Tensor
 
 from llamita.jit import pool
@@ -22,50 +22,50 @@ from llamita.optim.adamw import Row
 SIZES = (1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 0)
 
 
-def drawn_rows() -> list[Row]:
-    return [tuple(drawn(size, seed=4 * size + i, dtype=torch.float32).abs() for i in range(4)) for size in SIZES]
+def random_rows() -> list[Row]:
+    return [tuple(randn(size, seed=4 * size + i, dtype=torch.float32).abs() for i in range(4)) for size in SIZES]
 
 
 def attend() -> tuple[Tensor, ...]:
-    q, k, v, grad = (drawn(2, heads, 150, 16, seed=heads) for heads in (4, 2, 2, 4))
-    return gradients(attention, learned(q, k, v), grad)
+    q, k, v, grad = (randn(2, heads, 150, 16, seed=heads) for heads in (4, 2, 2, 4))
+    return gradients(attention, with_grad(q, k, v), grad)
 
 
 def attend_in_blocks() -> tuple[Tensor, ...]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_tiles, "fits", lambda tensors: False)
+        patch.setattr(attention_tiles, "supports", lambda tensors: False)
         return attend()
 
 
 def score() -> tuple[Tensor, ...]:
     targets = torch.arange(600) % 301 - 1  # one of them is ignored
-    inputs = learned(drawn(600, 24), drawn(300, 24, dtype=torch.float32))
+    inputs = with_grad(randn(600, 24), randn(300, 24, dtype=torch.float32))
     return gradients(lambda *x: linear_cross_entropy(*x, targets), inputs, torch.tensor(0.1))
 
 
 def normalize() -> tuple[Tensor, ...]:
-    inputs = learned(drawn(2000, 48, dtype=torch.float32), drawn(48, dtype=torch.float32))
-    return gradients(lambda *x: rms_norm(*x, 1e-5), inputs, drawn(2000, 48, seed=1))
+    inputs = with_grad(randn(2000, 48, dtype=torch.float32), randn(48, dtype=torch.float32))
+    return gradients(lambda *x: rms_norm(*x, 1e-5), inputs, randn(2000, 48, seed=1))
 
 
 def gate() -> tuple[Tensor, ...]:
-    return gradients(swiglu, learned(drawn(300, 200), drawn(300, 200, seed=1)), drawn(300, 200, seed=2))
+    return gradients(swiglu, with_grad(randn(300, 200), randn(300, 200, seed=1)), randn(300, 200, seed=2))
 
 
 def rotate() -> tuple[Tensor, ...]:
     angles = torch.outer(torch.arange(50).float(), 10 ** -torch.linspace(0, 4, 8))
     tables = angles.cos(), angles.sin()
-    return gradients(lambda x: rope(x, *tables, torch.arange(50)), learned(drawn(3, 4, 50, 16)), drawn(3, 4, 50, 16))
+    return gradients(lambda x: rope(x, *tables, torch.arange(50)), with_grad(randn(3, 4, 50, 16)), randn(3, 4, 50, 16))
 
 
 def update() -> tuple[Tensor, ...]:
-    rows = drawn_rows()
+    rows = random_rows()
     adamw(rows, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3)
     return tuple(tensor for row in rows for tensor in row)
 
 
 def norm_of_all() -> tuple[Tensor, ...]:
-    return (global_norm([tensor for row in drawn_rows() for tensor in row]),)
+    return (global_norm([tensor for row in random_rows() for tensor in row]),)
 
 
 @pytest.fixture

@@ -4,34 +4,34 @@ import math
 
 import pytest
 import torch
-from nearness import BF16, distance, drawn, needs_bf16_products
+from tolerances import BF16, needs_bf16_products, randn, relative_error
 from torch import Tensor
 
-from llamita.jit.machine_code import Body
-from llamita.jit.numbers import bf16s, fp32s, narrow
-from llamita.jit.pool import FIRST_ARGUMENT
+from llamita.jit.machine_code import ParallelKernel
+from llamita.jit.pool import ARGS
+from llamita.jit.primitives import bf16_ptr, fp32_ptr, round_to_bf16
 from llamita.jit.tiles import multiply, pack_columns, pack_rows
 from llamita.ops.cpu import attention_blocks, attention_tiles
 from llamita.ops.cpu.attention import attention
-from llamita.ops.cpu.launch import run
+from llamita.ops.cpu.launch import launch
 
-A = FIRST_ARGUMENT
+A = ARGS
 
 
-@Body
+@ParallelKernel
 def _round(table):
-    x, out = fp32s(table[A]), bf16s(table[A + 1])
+    x, out = fp32_ptr(table[A]), bf16_ptr(table[A + 1])
     for i in range(table[A + 2]):
-        out[i] = narrow(x[i])
+        out[i] = round_to_bf16(x[i])
 
 
 def rounded(x: Tensor) -> Tensor:
     out = torch.empty(len(x), dtype=BF16)
-    run(_round, 1, 1, x, out, len(x))
+    launch(_round, 1, 1, x, out, len(x))
     return out
 
 
-def test_rounding_is_torchs():
+def test_rounding_matches_torch():
     bits = torch.randint(-(2**31), 2**31, (100_000,), generator=torch.Generator().manual_seed(0))
     halfway = torch.arange(0x3F80_8000, 0x3F80_8000 + (64 << 16), 1 << 16)
     x = torch.cat([bits, halfway, halfway + 1, halfway - 1]).to(torch.int32).view(torch.float32)
@@ -43,9 +43,9 @@ def test_nan_stays_nan_when_rounded():
     assert rounded(torch.tensor([math.nan, -math.nan])).isnan().all()
 
 
-@Body
+@ParallelKernel
 def _multiply_rows(table):
-    """C = A · B, of a B whose steps are pairs of rows; from its step `first` on."""
+    """C = A · B, where steps of B are pairs of rows; from step `first` on."""
     rows, inner, columns, first, adds = table[A + 4], table[A + 5], table[A + 6], table[A + 7], table[A + 8]
     pack_rows(table[A + 3], table[A + 2], columns, inner, columns)
     start, steps = table[A + 1] + 4 * first, (inner + 1) // 2
@@ -53,7 +53,7 @@ def _multiply_rows(table):
     multiply(table[A], columns, start, row, 1, table[A + 3], steps, first, rows, columns, steps - first, adds == 1)
 
 
-@Body
+@ParallelKernel
 def _multiply_columns(table):
     """C = A · Bᵀ."""
     rows, inner, columns, width = table[A + 4], table[A + 5], table[A + 6], table[A + 7]
@@ -65,34 +65,34 @@ def _multiply_columns(table):
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("shape", [(1, 3, 16), (8, 4, 32), (9, 33, 48), (23, 64, 112), (7, 256, 80)], ids=str)
-def test_a_product_in_tiles_is_torchs(shape, first, adds):
+def test_a_tiled_product_matches_torch(shape, first, adds):
     rows, inner, columns = shape
-    a, b = drawn(rows, inner), drawn(inner, columns, seed=1)
+    a, b = randn(rows, inner), randn(inner, columns, seed=1)
     even = torch.zeros(rows, inner + inner % 2, dtype=BF16)
     even[:, :inner] = a
     packed = torch.full(((inner + 1) // 2 * columns,), -1, dtype=torch.int32)
     c = torch.full((rows + 1, columns), 7.0)
-    run(_multiply_rows, 1, 1, c, even, b, packed, rows, inner, columns, first, int(adds))
+    launch(_multiply_rows, 1, 1, c, even, b, packed, rows, inner, columns, first, int(adds))
     expected = a[:, 2 * first :].double() @ b[2 * first :].double() + (7 if adds else 0)
-    assert distance(c[:rows], expected) < 1e-6
+    assert relative_error(c[:rows], expected) < 1e-6
     assert (c[rows] == 7).all()
 
 
 @needs_bf16_products
 @pytest.mark.parametrize("shape", [(1, 2, 1), (8, 16, 32), (5, 48, 33), (17, 64, 100)], ids=str)
-def test_columns_that_are_rows_in_memory_are_packed_up_to_a_full_tile(shape):
+def test_packing_a_transposed_matrix_pads_to_a_full_tile(shape):
     rows, inner, columns = shape
-    a, b, width = drawn(rows, inner), drawn(columns, inner, seed=1), -(-columns // 32) * 32
+    a, b, width = randn(rows, inner), randn(columns, inner, seed=1), -(-columns // 32) * 32
     packed, c = torch.full((inner // 2 * width,), -1, dtype=torch.int32), torch.full((rows, width), 7.0)
-    run(_multiply_columns, 1, 1, c, a, b, packed, rows, inner, columns, width)
-    assert distance(c[:, :columns], a.double() @ b.double().T) < 1e-6
+    launch(_multiply_columns, 1, 1, c, a, b, packed, rows, inner, columns, width)
+    assert relative_error(c[:, :columns], a.double() @ b.double().T) < 1e-6
     assert (c[:, columns:] == 0).all()
 
 
-def test_a_processor_without_the_instruction_multiplies_by_torch(monkeypatch):
+def test_without_the_instruction_torch_multiplies(monkeypatch):
     chosen = []
     monkeypatch.setattr(attention_tiles, "has_bf16_products", lambda: False)
     monkeypatch.setattr(attention_blocks, "forward", lambda *_: chosen.append("blocks"))
     monkeypatch.setattr(attention_tiles, "forward", lambda *_: chosen.append("tiles"))
-    attention(*(drawn(1, 2, 300, 16, seed=seed) for seed in range(3)))
+    attention(*(randn(1, 2, 300, 16, seed=seed) for seed in range(3)))
     assert chosen == ["blocks"]

@@ -100,7 +100,7 @@ def test_matrices_decay_and_gains_do_not():
 
 @pytest.fixture
 def one_thread():
-    """For many small operations: threads that wait for one another cost more than they bring."""
+    """Many small operations are faster on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -117,7 +117,7 @@ def test_fifty_steps_of_a_real_model_go_as_with_torch():
         model = models[kind] = Llama(config)
         optimizer = kind(decay_groups(model, 0.1), lr=3e-3, betas=(0.9, 0.95))
         losses[kind] = []
-        for batch in ids % 5:  # few tokens, so that there is something to learn
+        for batch in ids % 5:  # few distinct tokens, so that there is something to learn
             optimizer.zero_grad()
             loss = model(batch[:, :-1], batch[:, 1:])
             loss.backward()
@@ -130,7 +130,7 @@ def test_fifty_steps_of_a_real_model_go_as_with_torch():
         assert distance(a.detach(), b.detach()) < 1e-3
 
 
-def test_a_saved_state_continues_bit_for_bit_also_after_json_made_lists_of_tuples():
+def test_a_saved_state_resumes_bitwise_even_after_json_turned_tuples_into_lists():
     straight, stopped = drawn_parameters(), drawn_parameters()
     gradients, rates = drawn_gradients(straight, 20, "plain"), [1e-2] * 20
     run(AdamW(straight), gradients, rates)
@@ -153,7 +153,7 @@ def test_a_parameter_without_gradient_is_left_alone():
     assert not optimizer.state
 
 
-def test_a_closure_is_called_with_gradients_on_and_its_loss_handed_back():
+def test_a_closure_is_called_with_gradients_enabled_and_its_loss_returned():
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = AdamW([parameter], lr=0.1)
 
@@ -185,7 +185,7 @@ def with_gradients(scale: float) -> list[torch.nn.Parameter]:
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3, 1e12])
 @pytest.mark.parametrize("max_norm", [0.0, 1e-3, 1.0, 50.0, math.inf])
-def test_clipping_is_torchs(scale, max_norm):
+def test_clipping_matches_torch(scale, max_norm):
     mine, theirs = with_gradients(scale), with_gradients(scale)
     norm, expected = clip_grad_norm_(mine, max_norm), torch.nn.utils.clip_grad_norm_(theirs, max_norm)
     torch.testing.assert_close(norm, expected)
@@ -195,7 +195,7 @@ def test_clipping_is_torchs(scale, max_norm):
 
 
 @pytest.mark.parametrize("max_norm", [10.0, math.inf])
-def test_gradients_below_the_bound_stay_bit_for_bit(max_norm):
+def test_gradients_within_the_bound_are_bitwise_unchanged(max_norm):
     parameters, before = with_gradients(0.3), with_gradients(0.3)
     assert clip_grad_norm_(parameters, max_norm) < 10
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(parameters[:-1], before[:-1], strict=True))
@@ -252,7 +252,7 @@ def test_the_schedule_is_that_of_torchs_schedulers(peak, end, warmup, steps):
     assert rates == pytest.approx(expected, rel=1e-9, abs=1e-12 * peak)
 
 
-def test_the_schedule_has_the_ends_that_it_should():
+def test_the_schedule_has_the_right_endpoints():
     def rate(step: int) -> float:
         return cosine_schedule(step, 1.0, 0.1, 10, 110)
 
@@ -311,7 +311,7 @@ def test_a_warmup_longer_than_the_run_is_a_line_in_every_schedule(schedule):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_schedule_that_is_configured_is_made(schedule):
+def test_the_configured_schedule_is_used(schedule):
     options = OptimizerConfig(
         learning_rate=1.0, min_learning_rate=0.2, warmup_steps=4, schedule=schedule, decay_share=0.5
     )

@@ -1,4 +1,4 @@
-"""Another optimizer than AdamW can be planned for, trained with, saved and resumed; and what each of them owes."""
+"""An optimizer other than AdamW can be planned for, trained with, saved and resumed."""
 
 import shutil
 
@@ -24,7 +24,7 @@ from llamita.train import Display, build, load_checkpoint, train
 
 
 class Momentum(Optimizer, torch.optim.SGD):
-    """torch's SGD with momentum, in two groups: the embedding at a tenth of the rate, and everything else."""
+    """torch's SGD with momentum, in two groups: the embedding at a tenth of the learning rate, and everything else."""
 
     def __init__(self, model: nn.Module, embedding_multiplier: float):
         named = dict(model.named_parameters())
@@ -38,7 +38,7 @@ class Momentum(Optimizer, torch.optim.SGD):
 
 @pytest.fixture
 def momentum(monkeypatch):
-    """A function (multiplier): from here on, runs are trained by Momentum with it."""
+    """A function (multiplier) that makes runs train with Momentum."""
 
     def use(multiplier: float) -> None:
         for module in (build, memory):
@@ -52,7 +52,7 @@ def tiny_model() -> Llama:
 
 
 def update(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """One step on drawn gradients."""
+    """One step on random gradients."""
     torch.manual_seed(1)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -67,13 +67,13 @@ def bytes_held(optimizer: torch.optim.Optimizer) -> int:
 # The learning rate
 
 
-def test_each_group_has_the_rate_times_its_multiplier():
+def test_the_learning_rate_of_a_group_is_scaled_by_its_multiplier():
     optimizer = Momentum(tiny_model(), 0.25)
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.5]
 
 
-def test_a_multiplier_is_as_if_the_rate_of_the_group_were_another():
+def test_a_multiplier_equals_another_learning_rate():
     model, twin = tiny_model(), tiny_model()
     scaled = AdamW([{"params": [p], "lr_multiplier": 1 + i} for i, p in enumerate(model.parameters())])
     fixed = AdamW([{"params": [p], "lr": 3e-3 * (1 + i)} for i, p in enumerate(twin.parameters())])
@@ -84,7 +84,7 @@ def test_a_multiplier_is_as_if_the_rate_of_the_group_were_another():
         assert torch.equal(ours, theirs)
 
 
-def test_groups_without_a_multiplier_have_the_rate_itself():
+def test_groups_without_a_multiplier_have_the_learning_rate_itself():
     optimizer = torch.optim.AdamW(tiny_model().parameters())
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5]
@@ -93,7 +93,7 @@ def test_groups_without_a_multiplier_have_the_rate_itself():
 # Building, and the size of the state
 
 
-def test_what_is_built_has_the_settings_of_the_configuration_and_no_state():
+def test_a_built_optimizer_has_the_configured_settings_and_no_state():
     options = OptimizerConfig(learning_rate=0.3, beta1=0.5, beta2=0.75, adam_eps=1e-3, weight_decay=0.7)
     model = tiny_model()
     optimizer = build_optimizer(options, model)
@@ -107,7 +107,7 @@ def test_what_is_built_has_the_settings_of_the_configuration_and_no_state():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["adamw", "momentum"])
-def test_the_state_is_as_large_as_it_was_said_to_become(kind, dtype):
+def test_the_state_is_as_large_as_state_bytes_predicts(kind, dtype):
     model = tiny_model().to(dtype)
     optimizer = build_optimizer(OptimizerConfig(), model) if kind == "adamw" else Momentum(model, 1.0)
     expected = optimizer.state_bytes()
@@ -130,7 +130,7 @@ def test_the_plan_knows_the_size_without_allocating_it(momentum):
 # A run
 
 
-def test_a_run_with_another_optimizer_learns_and_obeys_the_multipliers(text, tmp_path, momentum):
+def test_a_run_with_another_optimizer_learns_and_applies_the_multipliers(text, tmp_path, momentum):
     momentum(0.0)
     config = tiny_config(text, output_dir=str(tmp_path / "run"), learning_rate=0.3)
     run = train(config, Display(quiet=True))
@@ -144,7 +144,7 @@ def test_a_run_with_another_optimizer_learns_and_obeys_the_multipliers(text, tmp
     }
 
 
-def test_a_run_with_another_optimizer_goes_on_where_it_stopped(text, tmp_path, momentum):
+def test_a_run_with_another_optimizer_resumes_where_it_stopped(text, tmp_path, momentum):
     momentum(0.1)
     whole, stopped = (tiny_config(text, output_dir=str(tmp_path / name), learning_rate=0.1) for name in "ab")
     expected = outcome(train(whole, Display(quiet=True)))
@@ -173,10 +173,10 @@ def _vocabulary(run) -> int:
     return RunConfig.from_toml(run / "config.toml").model.vocab_size
 
 
-# Fused kernels, or the formulas
+# Dispatch between fused kernels and the reference
 
 
-def test_the_formulas_compute_where_they_are_chosen_and_where_tensors_have_no_memory():
+def test_the_reference_runs_when_selected_and_for_fake_tensors():
     tensors = [torch.ones(3), torch.ones(4, 2)]
     with ops.backend("native"):
         assert use_fused_kernel(tensors)

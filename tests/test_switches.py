@@ -47,7 +47,7 @@ EACH_SWITCH = pytest.mark.parametrize("switches", SWITCHED, ids=lambda s: "-".jo
 
 
 def enlarged(config: ModelConfig, seed: int = 0) -> Llama:
-    """A model with weights as large as a trained one's, biases and learned positions among them."""
+    """A model with weights at the scale of a trained one, including biases and learned positions."""
     torch.manual_seed(seed)
     model = Llama(config).eval()
     enlarge(model)
@@ -86,8 +86,8 @@ def same_as(theirs: PreTrainedModel, ours: Llama, seq: int = 30) -> None:
     assert distance(expected, ours(ids)) < 2e-5
     torch.nn.functional.cross_entropy(expected.flatten(0, 1), targets.flatten()).backward()
     ours(ids, targets).backward()
-    slopes = theirs.get_input_embeddings().weight.grad
-    assert (slopes - ours.model.embed_tokens.weight.grad).norm() < 1e-4 * slopes.norm()
+    grad = theirs.get_input_embeddings().weight.grad
+    assert (grad - ours.model.embed_tokens.weight.grad).norm() < 1e-4 * grad.norm()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -168,7 +168,7 @@ def test_rope_scaling_is_that_of_llama_3_up_to_position_131072(factor, low, high
                 assert distance(expected, ours(ids, positions=places)) < 2e-5
 
 
-def test_scaled_wavelengths_are_long_ones_only():
+def test_only_long_wavelengths_are_scaled():
     plain, scaled = (Llama(ModelConfig(**SHAPE, head_dim=64, rope_theta=5e5, rope_scaling_factor=factor))
                      for factor in (1.0, 32.0))  # fmt: skip
     angles = [m.model.layers[0].self_attn.rope.sin[1].double().asin() for m in (plain, scaled)]
@@ -182,7 +182,7 @@ def test_scaled_wavelengths_are_long_ones_only():
 
 
 def written_out(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """ids (seq,) -> logits (seq, vocab_size), as the papers say it, one head and one query at a time."""
+    """ids (seq,) -> logits (seq, vocab_size), written as in the papers, one head and one query at a time."""
     w = {name: value.double() for name, value in weights.items()}
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -269,7 +269,7 @@ def test_the_model_written_out_is_llama_too():
 
 @EACH_SWITCH
 def test_every_switch_changes_what_is_computed_and_learns(switches):
-    """No switch is without effect, and each loss falls when its gradient is followed."""
+    """Every switch has an effect, and a gradient step reduces every loss."""
     config = ModelConfig(**{**SHAPE, **switches})
     model, ids = Llama(config), torch.randint(61, (4, 20), generator=torch.Generator().manual_seed(1))
     assert not torch.equal(model(ids), Llama(ModelConfig(**SHAPE))(ids)) or switches == {"bias": True}  # begins at 0
@@ -286,7 +286,7 @@ def test_every_switch_changes_what_is_computed_and_learns(switches):
 
 
 @EACH_SWITCH
-def test_with_the_cache_or_without_a_switched_model_says_the_same(switches):
+def test_the_cache_does_not_change_the_output_of_a_switched_model(switches):
     model, rows = enlarged(ModelConfig(**{**SHAPE, **switches})), [torch.randint(61, (n,)) for n in (11, 4, 1)]
     cache = KVCache(model.config, slots=3, max_seq_len=20)
     ids, positions = torch.full((3, 11), 7), torch.full((3, 11), -1)
@@ -321,7 +321,7 @@ def test_initial_gains_are_one_biases_zero_and_positions_as_large_as_tokens(swit
 
 
 @EACH_SWITCH
-def test_a_switched_model_in_bf16_says_about_the_same(switches):
+def test_a_switched_model_in_bf16_is_close_to_fp32(switches):
     config = ModelConfig(**{**SHAPE, **switches})
     exact, hardware = Llama(config), choose_hardware(ExecutionConfig(device="cpu", precision="bf16", threads=1))
     rounded = hardware.apply(Llama(config))
@@ -346,7 +346,7 @@ def test_a_post_norm_keeps_the_residual_stream_in_fp32():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_layer_norm_is_torchs(dtype, bias):
+def test_layer_norm_matches_torch(dtype, bias):
     ours, theirs = LayerNorm(24, 1e-5, bias).to(dtype), torch.nn.LayerNorm(24, 1e-5, bias=bias, dtype=dtype)
     with torch.no_grad():
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -369,7 +369,7 @@ def test_parameters_have_the_names_of_hugging_faces_llama_and_documented_ones_be
         assert name.endswith(".bias") or f"`{name}`" in page, name
 
 
-def test_no_forward_pass_asks_which_way_a_switch_stands():
+def test_no_forward_pass_reads_a_switch():
     switches = {"norm", "norm_position", "qk_norm", "position", "mlp", "bias", "tie_embeddings", "dropout"}
     for file in Path(llamita.model.__file__).parent.glob("*.py"):
         for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -1,12 +1,12 @@
 """The cache of compiled kernels: one file each, in folders that only this user (or root) can write to.
 
-Loading machine code from a folder is running whatever its owner put there. So a folder counts only if it and all its
-parents belong to this user or root, and nobody else can write to them. A file's name is
-`KERNEL-KEY-CHECKSUM.suffix`: the key (`digest.py`) says what the code was compiled from, the checksum is verified
-before the file is mapped, since a truncated library would end the process with SIGBUS.
+Loading machine code from a folder means running whatever is in it. So a folder is trusted only if it and all its
+parents are owned by this user or root, and nobody else can write to them. A file is named `KERNEL-KEY-CHECKSUM.suffix`:
+the key (`digest.py`) identifies what the code was compiled from; the checksum is verified before the file is mapped,
+since a truncated library would kill the process with SIGBUS.
 
-Files are written aside and renamed, so a reader sees a whole file or none. A new file replaces those of the same kernel
-with other keys; processes that have loaded them keep them, as unlinked files live until they are unmapped.
+Files are written to a temporary name and renamed, so readers see a complete file or none. A new file replaces those of
+the same kernel with other keys; processes that have loaded those keep them, since unlinked files live until unmapped.
 """
 
 import glob
@@ -22,15 +22,15 @@ from pathlib import Path
 
 from llamita.files import default_cache
 
-CHECKSUM_DIGITS = 32  # of sha256, in hexadecimal
+CHECKSUM_DIGITS = 32  # of the hexadecimal sha256
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-ABANDONED_AFTER = 3600.0  # seconds, after which a temporary file belongs to no running process
+ABANDONED_AFTER = 3600.0  # seconds, after which no running process still needs a temporary file
 
 
 def find(source: Path, kernel: str, key: str) -> Iterator[Path]:
-    """The intact files of a kernel with this key that may be loaded. Damaged ones are removed.
+    """The intact, trusted files of a kernel with this key. Removes damaged ones.
 
-    source: the file that the kernel is written in, beside which its code may be kept.
+    source: the file that defines the kernel; its `__pycache__` is one place to look.
     """
     for folder in filter(None, map(trusted, _candidates(source))):
         for file in folder.glob(f"{glob.escape(f'{kernel}-{key}')}-*"):
@@ -43,15 +43,15 @@ def find(source: Path, kernel: str, key: str) -> Iterator[Path]:
                     file.unlink()
 
 
-def keep(source: Path, kernel: str, key: str, code: bytes, suffix: str) -> Iterator[Path]:
-    """Write code into the cache -> its file, in the first folder where that works; then in the next, and so on.
+def save(source: Path, kernel: str, key: str, code: bytes, suffix: str) -> Iterator[Path]:
+    """Write code to the cache -> its file in the first writable folder, then in the next, and so on.
 
-    The caller takes the first file that it can load: nothing may be executed from some file systems. Yields nothing
-    where no folder is private, or all are full or read-only.
+    The caller takes the first file that it can load: some file systems are mounted noexec. Yields nothing if no folder
+    is private, or if all are full or read-only.
     """
     for candidate in _candidates(source):
         with suppress(OSError):
-            if candidate.name != "__pycache__":  # which is for Python to make
+            if candidate.name != "__pycache__":  # Python creates that one
                 candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder = trusted(candidate)
             if folder is not None:
@@ -63,8 +63,8 @@ def keep(source: Path, kernel: str, key: str, code: bytes, suffix: str) -> Itera
 def trusted(folder: Path) -> Path | None:
     """The real path of a folder that only this user and root can write to, including its parents; else None.
 
-    A parent that others can write to counts where it is sticky, as /tmp: nobody can rename what is another's there. On
-    Windows, folders in the user's profile count, which Windows itself protects.
+    A parent that others can write to is accepted if it is sticky, like /tmp: nobody can rename another user's folder
+    there. On Windows, folders in the user's profile are accepted, which Windows itself protects.
     """
     try:
         real = folder.resolve(strict=True)
@@ -72,27 +72,27 @@ def trusted(folder: Path) -> Path | None:
             return real if real.is_relative_to(Path.home().resolve()) else None
         parents_are_safe = all(_is_safe(parent.lstat(), stat.S_ISDIR, sticky=True) for parent in real.parents)
         return real if parents_are_safe and _is_safe(real.lstat(), stat.S_ISDIR) else None
-    except (OSError, RuntimeError):  # there is no such folder, or no home
+    except (OSError, RuntimeError):  # no such folder, or no home directory
         return None
 
 
 def _candidates(source: Path) -> Iterator[Path]:
-    """The folders that may hold the code, best first; the last is for users whose cache others can write to.
+    """Folders that may hold the code, best first; the last is for users whose cache folder others can write to.
 
-    Beside the source, each checkout has its own. Where $LLAMITA_KERNEL_CACHE or $LLAMITA_CACHE names a folder, that
-    comes in its place.
+    By default the first is next to the source, so that each checkout has its own. $LLAMITA_KERNEL_CACHE or
+    $LLAMITA_CACHE replaces it.
     """
     if folder := os.environ.get("LLAMITA_KERNEL_CACHE"):
         yield Path(folder)
     elif not os.environ.get("LLAMITA_CACHE"):
         yield source.parent / "__pycache__"
-    with suppress(RuntimeError):  # there is no home
+    with suppress(RuntimeError):  # no home directory
         yield default_cache() / "kernels"
         yield Path.home() / (f".llamita-kernels-{os.getuid()}" if sys.platform != "win32" else ".llamita-kernels")
 
 
 def _is_safe(status: os.stat_result, is_kind: object, *, sticky: bool = False) -> bool:
-    """Whether a file or folder is of this kind, belongs to this user or root, and only its owner can write to it."""
+    """Whether a file or folder is of this kind, is owned by this user or root, and is writable only by its owner."""
     if not is_kind(status.st_mode):  # type: ignore[operator]
         return False
     if sys.platform == "win32":
@@ -102,22 +102,22 @@ def _is_safe(status: os.stat_result, is_kind: object, *, sticky: bool = False) -
 
 
 def _write(folder: Path, name: str, code: bytes) -> Path:
-    """Write a file aside and rename it. Nothing is left where the disk is full."""
-    descriptor, aside = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+    """Write a temporary file and rename it. Leaves nothing behind if the disk is full."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(code)
-        os.chmod(aside, 0o644)
-        os.replace(aside, folder / name)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, folder / name)
     except BaseException:
         with suppress(OSError):
-            os.unlink(aside)
+            os.unlink(temporary)
         raise
     return folder / name
 
 
 def _remove_stale(folder: Path, kernel: str, key: str) -> None:
-    """Remove the files of a kernel with other keys, and temporary files of processes that were killed."""
+    """Remove a kernel's files with other keys, and temporary files that killed processes left."""
     for file in folder.glob(f"{glob.escape(kernel)}-*"):
         if not file.name.startswith(f"{kernel}-{key}-"):
             with suppress(OSError):  # removed meanwhile; or in use, on Windows

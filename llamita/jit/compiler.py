@@ -1,4 +1,4 @@
-"""From a Python function to machine code, by numba and LLVM."""
+"""Compile a Python function to machine code, with numba and LLVM."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +10,7 @@ from numba import njit, types
 
 from llamita.jit import intrinsics
 from llamita.jit.digest import referenced
-from llamita.jit.language import REWRITES, Helper, Intrinsic
+from llamita.jit.language import FASTMATH, Helper, Intrinsic
 
 ENTRY = """
 define i64 @{name}(ptr %arguments, ptr %status) {{
@@ -24,22 +24,22 @@ define i64 @{name}(ptr %arguments, ptr %status) {{
   ret i64 %value
 }}
 """
-"""What is called from outside. numba's own functions take pointers to a result and an error, and return a status."""
+"""The exported function. In numba's calling convention, results and errors are pointers, and a status is returned."""
 
 
 def compile_kernel(
-    function: Callable[..., Any], parameters: int, rewrites: frozenset[str], name: str, takes_table: bool, checked: bool
+    function: Callable[..., Any], parameters: int, fastmath: frozenset[str], name: str, takes_table: bool, checked: bool
 ) -> bytes:
-    """The object file of a kernel for this processor, with an entry `name` (arguments, status) -> int64.
+    """Compile a kernel for this processor -> an object file that exports `name`(arguments, status) -> int64.
 
-    parameters: how many the kernel has; the entry takes the address of as many int64 numbers. takes_table: the kernel
-    has one parameter, which is that address. checked: the entry sets the int32 at the address `status` to a value
-    besides 0 where the kernel raises an error; without it, it ignores `status`.
+    parameters: the number of the kernel's parameters; the entry takes the address of that many int64 values.
+    fastmath: LLVM fast-math flags. takes_table: the kernel has one parameter, which is that address. checked: if the
+    kernel raises, the entry sets the int32 at `status` to a nonzero value; otherwise it ignores `status`.
 
-    Raises `TypeError` where the kernel returns anything but int64 or None.
+    Raises `TypeError` if the kernel returns anything but int64 or None.
     """
     signature = (types.CPointer(types.int64),) if takes_table else (types.int64,) * parameters
-    dispatcher = _dispatcher(function, rewrites)
+    dispatcher = _dispatcher(function, fastmath)
     dispatcher.compile(signature)
     (compiled,) = dispatcher.overloads.values()
     if compiled.signature.return_type not in (types.int64, types.none):
@@ -58,7 +58,7 @@ def compile_kernel(
 
 
 def _hide_all_but(name: str, module: binding.ModuleRef) -> None:
-    """Keep other symbols out of the library: numba gives them names that differ from process to process."""
+    """Make all other symbols internal: numba's names for them differ from process to process."""
     for value in (*module.functions, *module.global_variables):
         if not value.is_declaration and value.name != name:
             value.linkage = "internal"
@@ -70,35 +70,35 @@ def _load(i: int) -> str:
     return f"{address}\n  %argument{i} = load i64, ptr %address{i}, align 1"
 
 
-def _dispatcher(function: Callable[..., Any], rewrites: frozenset[str]) -> Any:
-    """What numba compiles once it knows the types of the arguments."""
-    options: dict[str, Any] = {"error_model": "numpy", "fastmath": set(rewrites)}
+def _dispatcher(function: Callable[..., Any], fastmath: frozenset[str]) -> Any:
+    """numba's dispatcher, which compiles the function once it knows the argument types."""
+    options: dict[str, Any] = {"error_model": "numpy", "fastmath": set(fastmath)}
     return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(_for_numba(function))  # pyright: ignore[reportCallIssue]
 
 
 def _for_numba(function: Callable[..., Any]) -> FunctionType:
-    """The same function, with its helpers and intrinsics replaced by what numba knows."""
+    """The same function, with our helpers and intrinsics replaced by numba's."""
     code = function.__code__
-    used = {name: _known_to_numba(value) for name, value in referenced(function).items()}
+    used = {name: _numba_value(value) for name, value in referenced(function).items()}
     cells = tuple(CellType(used[name]) for name in code.co_freevars)
     names = {**function.__globals__, **used}
     return FunctionType(code, names, function.__name__, function.__defaults__, cells)
 
 
-def _known_to_numba(value: Any) -> Any:
-    return _made(value) if isinstance(value, Helper | Intrinsic) else value
+def _numba_value(value: Any) -> Any:
+    return _numba_function(value) if isinstance(value, Helper | Intrinsic) else value
 
 
 @cache
-def _made(word: Helper | Intrinsic) -> Any:
-    if isinstance(word, Intrinsic):
-        return getattr(intrinsics, word.factory)(*word.given)
-    return _dispatcher(word.function, REWRITES)
+def _numba_function(function: Helper | Intrinsic) -> Any:
+    if isinstance(function, Intrinsic):
+        return getattr(intrinsics, function.factory)(*function.args)
+    return _dispatcher(function.function, FASTMATH)
 
 
 @cache
 def _target_machine() -> binding.TargetMachine:
-    """For position-independent code, as libraries need; numba optimizes for the same processor."""
+    """Emits position-independent code, as shared libraries need; the same CPU that numba optimizes for."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     return binding.Target.from_default_triple().create_target_machine(

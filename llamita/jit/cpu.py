@@ -1,4 +1,4 @@
-"""What processor this is: which instructions it has, and what tells its model from others."""
+"""CPU model and instruction-set features."""
 
 import platform
 from functools import cache
@@ -6,11 +6,11 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 IDENTIFYING = "model name", "flags", "CPU implementer", "CPU part", "Features"
-"""The lines of /proc/cpuinfo that tell models of Intel and AMD, and of Arm, from others."""
+"""The lines of /proc/cpuinfo that identify the CPU model, on x86 and on Arm."""
 
 
 def cpu_model() -> list[str]:
-    """The operating system, the architecture, and the model with its features, as far as the system names them."""
+    """The operating system, the architecture, and the CPU model with its features, as far as the OS reports them."""
     lines = _cpuinfo() or (platform.processor(),)
     found = (next((line for line in lines if line.startswith(name)), "") for name in IDENTIFYING)
     return [platform.system(), platform.machine(), *lines[:1], *found]
@@ -18,7 +18,7 @@ def cpu_model() -> list[str]:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """The processor's extensions by their names in Linux, as "avx512_bf16"; empty where the system names none."""
+    """Instruction-set extensions by their Linux names, e.g. "avx512_bf16"; empty where /proc/cpuinfo is missing."""
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
     return frozenset(flags.partition(":")[2].split())
 

@@ -1,8 +1,8 @@
-"""The digest of everything that a kernel's machine code depends on: the key of the cache.
+"""The cache key of a kernel: a digest of everything its machine code depends on.
 
-It covers the bytecode of the function and, recursively, of all helpers it calls, wherever they are written; the values
-of the constants they use; and the environment: the compiler of this package, numba, LLVM and the processor. Bytecode,
-not source files: a file edited while a process runs is not what that process compiles.
+It covers the bytecode of the function and, recursively, of all helpers it calls, in whatever module; the values of the
+constants they use; and the environment: this package, numba, LLVM and the processor. It hashes bytecode, not source
+files: if a file is edited while a process runs, the process still compiles the old code.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from llamita.jit.cpu import cpu_model
 from llamita.jit.language import Helper, Intrinsic
 
 LIBRARIES = "math", "numpy"
-"""The modules whose attributes kernels may use. Of others, which can change, the values must be imported by name."""
+"""Modules whose attributes kernels may use. From others, whose attributes may change, import names instead."""
 CONSTANTS = bool, int, float, str, bytes, tuple, np.generic
 
 
@@ -47,7 +47,7 @@ def _describe(function: Callable[..., Any], seen: set[CodeType]) -> Iterator[str
 
 
 def referenced(function: Callable[..., Any]) -> dict[str, Any]:
-    """The globals and closure variables that a function mentions, by name."""
+    """The globals and closure variables that a function refers to, by name."""
     code = function.__code__
     found = {name: function.__globals__[name] for name in _names(code) if name in function.__globals__}
     cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
@@ -62,7 +62,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _bytecode(code: CodeType) -> Iterator[str]:
-    """What a code object computes, without its file, its line numbers and the addresses of nested code objects."""
+    """A code object without its file, line numbers and the addresses of nested code objects."""
     constants = [value for value in code.co_consts if not isinstance(value, CodeType | str)]  # strings are docstrings
     yield f"{code.co_code.hex()} {constants!r} {code.co_names} {code.co_varnames} {code.co_freevars}"
     for value in code.co_consts:
@@ -72,7 +72,7 @@ def _bytecode(code: CodeType) -> Iterator[str]:
 
 def _constant(name: str, value: Any) -> str:
     if isinstance(value, Intrinsic):
-        return f"{value.factory}{value.given}"
+        return f"{value.factory}{value.args}"
     if isinstance(value, ModuleType) and value.__name__ not in LIBRARIES:
         raise TypeError(f"a kernel uses the module {value.__name__} as {name}; import the names it needs instead")
     if isinstance(value, type):
@@ -82,7 +82,7 @@ def _constant(name: str, value: Any) -> str:
 
 @cache
 def _environment() -> list[str]:
-    """Changes with the compiler, its versions, and the processor that it compiles for."""
+    """The compiler, its versions, and the target processor."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     content = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return [content, *map(_version, ("numba", "llvmlite")), *cpu_model()]

@@ -1,7 +1,7 @@
-"""The LLVM instructions that kernels call as functions.
+"""LLVM instructions that kernels call as functions.
 
-A factory makes one of what `language.intrinsic` is given. numba calls what is decorated with the types of a call, and
-expects the signature and a function that generates the call's instructions.
+Each factory takes the arguments given to `language.intrinsic`. numba calls the decorated function with the types of a
+call, and expects the signature and a function that emits the instructions.
 """
 
 from typing import Any
@@ -10,13 +10,13 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-intrinsic: Any = extending.intrinsic  # whose types pyright takes for those of the function it decorates
+intrinsic: Any = extending.intrinsic  # pyright would take its types for those of the function it decorates
 
-BYTES_OF_PAIR = 4
+PAIR_BYTES = 4
 
 
 def pointer_to(kind: str) -> Any:
-    """A function (address) -> the numbers at that address, as an array without an end."""
+    """A function (address) -> pointer to values of type `kind`."""
     target = getattr(types, kind)
 
     @intrinsic
@@ -29,12 +29,12 @@ def pointer_to(kind: str) -> Any:
     return pointer
 
 
-def same_bits(given: str, seen: str) -> Any:
-    """A function (number of one type) -> the number of another type that has the same bits."""
-    source, target = getattr(types, given), getattr(types, seen)
+def bitcast(source_type: str, target_type: str) -> Any:
+    """A function (value of one type) -> the value of the other type with the same bits."""
+    source, target = getattr(types, source_type), getattr(types, target_type)
 
     @intrinsic
-    def reinterpret(_: Any, number: Any) -> Any:
+    def reinterpret(_: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.bitcast(arguments[0], context.get_value_type(target))
 
@@ -43,11 +43,11 @@ def same_bits(given: str, seen: str) -> Any:
     return reinterpret
 
 
-def of_llvm(name: str) -> Any:
-    """LLVM's function `name` of an fp32 number."""
+def llvm_function(name: str) -> Any:
+    """LLVM's intrinsic `name`, a function of one fp32 value."""
 
     @intrinsic
-    def function(_: Any, number: Any) -> Any:
+    def function(_: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.call(builder.module.declare_intrinsic(name, [ir.FloatType()]), arguments)
 
@@ -56,9 +56,9 @@ def of_llvm(name: str) -> Any:
     return function
 
 
-def copying(kind: str) -> Any:
-    """A function (out, write, memory, read, count): copy `count` numbers from memory[read] to out[write]."""
-    there = types.CPointer(getattr(types, kind))
+def memcpy(kind: str) -> Any:
+    """A function (out, write, memory, read, count): copy `count` values from memory[read] to out[write]."""
+    pointer = types.CPointer(getattr(types, kind))
 
     @intrinsic
     def copy(_: Any, out: Any, write: Any, memory: Any, read: Any, count: Any) -> Any:
@@ -67,16 +67,16 @@ def copying(kind: str) -> Any:
             cgutils.memcpy(builder, builder.gep(out, [write]), builder.gep(memory, [read]), count)
             return context.get_dummy_value()
 
-        return types.void(there, types.int64, there, types.int64, types.int64), generate
+        return types.void(pointer, types.int64, pointer, types.int64, types.int64), generate
 
     return copy
 
 
-def adding_together() -> Any:
-    """A function (pointer, number): add to an int64 atomically -> its value before."""
+def atomic_add() -> Any:
+    """A function (pointer, value): add to an int64 atomically; returns the previous value."""
 
     @intrinsic
-    def add(_: Any, pointer: Any, number: Any) -> Any:
+    def add(_: Any, pointer: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.atomic_rmw("add", *arguments, "monotonic")
 
@@ -85,15 +85,15 @@ def adding_together() -> Any:
     return add
 
 
-def reading(kind: str, step: int) -> Any:
-    """A function (span, i) -> the number of type `kind`, as int64, that begins `step` · i bytes after the span does.
+def span_load(kind: str, step: int) -> Any:
+    """A function (span, i) -> the value of type `kind` at byte `step` · i of the span, as int64.
 
-    It need not be aligned. A span is a named tuple (address, size).
+    It may be unaligned. A span is a named tuple (address, size).
     """
     number = getattr(types, kind)
 
     @intrinsic
-    def read(_: Any, span: Any, i: Any) -> Any:
+    def load(_: Any, span: Any, i: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             value = builder.load(_pointer_into(context, builder, number, step, *arguments))
             value.align = 1
@@ -101,15 +101,15 @@ def reading(kind: str, step: int) -> Any:
 
         return types.int64(span, types.int64), generate
 
-    return read
+    return load
 
 
-def writing(kind: str, step: int) -> Any:
-    """A function (span, i, value) that writes the lowest bits of `value` where `reading` reads them."""
+def span_store(kind: str, step: int) -> Any:
+    """A function (span, i, value) that stores the low bits of `value` where `span_load` reads them."""
     number = getattr(types, kind)
 
     @intrinsic
-    def write(_: Any, span: Any, i: Any, value: Any) -> Any:
+    def store(_: Any, span: Any, i: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             *place, value = arguments
             value = value if number.bitwidth == 64 else builder.trunc(value, context.get_value_type(number))
@@ -118,95 +118,99 @@ def writing(kind: str, step: int) -> Any:
 
         return types.void(span, types.int64, types.int64), generate
 
-    return write
+    return store
 
 
 def _pointer_into(context: Any, builder: Any, kind: Any, step: int, span: Any, i: Any) -> Any:
-    """A pointer to what begins `step` · i bytes after the beginning of a span."""
+    """A pointer to byte `step` · i of a span."""
     start = builder.extract_value(span, 0)
     address = builder.add(start, builder.mul(i, context.get_constant(types.int64, step)))
     return builder.inttoptr(address, context.get_value_type(kind).as_pointer())
 
 
-def tile_product(rows: int, vectors: int, lanes: int) -> Any:
-    """A function (c, c_row, a, a_row, a_step, b, steps, adds) that computes a tile of C: see `tiles.py`.
+def tile_matmul(rows: int, vectors: int, lanes: int) -> Any:
+    """A function (c, c_row, a, a_row, a_step, b, steps, accumulate) that computes one tile of C: see `tiles.py`.
 
-    It has so many rows of so many vectors. c, a, b are addresses, distances are counted in pairs.
+    The tile has `rows` rows of `vectors` vectors of `lanes` columns. c, a, b are addresses, strides count pairs.
     """
 
     @intrinsic
-    def product(_: Any, c: Any, c_row: Any, a: Any, a_row: Any, a_step: Any, b: Any, steps: Any, adds: Any) -> Any:
+    def matmul(_: Any, c: Any, c_row: Any, a: Any, a_row: Any, a_step: Any, b: Any, steps: Any, accumulate: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _Tile(builder, rows, vectors, lanes).generate(*arguments)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 7, types.boolean), generate
 
-    return product
+    return matmul
 
 
 class _BFloat(ir.Type):
-    """bf16, which LLVM knows and llvmlite has no name for."""
+    """bf16, which LLVM has but llvmlite does not expose."""
 
     def _to_string(self) -> str:
         return "bfloat"
 
 
-_BF16 = _BFloat()  # only one: types that are not the same are not equal
+_BF16 = _BFloat()  # a single instance: llvmlite compares these types by identity
 
 
 class _Tile:
-    """The instructions of a tile of C: its sums stay in registers while steps go by."""
+    """The instructions of the micro-kernel: a tile of C whose sums stay in registers over all steps."""
 
     def __init__(self, builder: Any, rows: int, vectors: int, lanes: int):
         self.builder, self.rows, self.vectors, self.lanes = builder, rows, vectors, lanes
         self.floats, self.pairs = ir.VectorType(ir.FloatType(), lanes), ir.VectorType(ir.IntType(32), lanes)
-        self.halves = ir.VectorType(_BF16, 2 * lanes)
+        self.bf16s = ir.VectorType(_BF16, 2 * lanes)
 
-    def generate(self, c: Any, c_row: Any, a: Any, a_row: Any, a_step: Any, b: Any, steps: Any, adds: Any) -> None:
+    def generate(
+        self, c: Any, c_row: Any, a: Any, a_row: Any, a_step: Any, b: Any, steps: Any, accumulate: Any
+    ) -> None:
         """C (+)= A · B."""
         builder = self.builder
         tile = [(row, vector) for row in range(self.rows) for vector in range(self.vectors)]
         results = {
-            (row, vector): self._place(c, self.floats, (row, c_row), (vector, self.lanes)) for row, vector in tile
+            (row, vector): self._pointer(c, self.floats, (row, c_row), (vector, self.lanes)) for row, vector in tile
         }
-        sums = {at: cgutils.alloca_once_value(builder, self._old(place, adds)) for at, place in results.items()}
+        sums = {
+            at: cgutils.alloca_once_value(builder, self._initial(place, accumulate)) for at, place in results.items()
+        }
         dot = builder.module.declare_intrinsic(
             f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}",
             (),
-            ir.FunctionType(self.floats, [self.floats, self.halves, self.halves]),
+            ir.FunctionType(self.floats, [self.floats, self.bf16s, self.bf16s]),
         )
         with cgutils.for_range(builder, steps) as loop:
-            ours = [self._vector_of_b(b, loop.index, vector) for vector in range(self.vectors)]
+            b_vectors = [self._b_vector(b, loop.index, vector) for vector in range(self.vectors)]
             for row in range(self.rows):
-                theirs = self._everywhere(self._place(a, ir.IntType(32), (row, a_row), (loop.index, a_step)))
+                a_pair = self._broadcast(self._pointer(a, ir.IntType(32), (row, a_row), (loop.index, a_step)))
                 for vector in range(self.vectors):
                     total = sums[row, vector]
-                    builder.store(builder.call(dot, [builder.load(total), theirs, ours[vector]]), total)
+                    builder.store(builder.call(dot, [builder.load(total), a_pair, b_vectors[vector]]), total)
         for at, place in results.items():
-            builder.store(builder.load(sums[at]), place, align=BYTES_OF_PAIR)
+            builder.store(builder.load(sums[at]), place, align=PAIR_BYTES)
 
-    def _vector_of_b(self, b: Any, step: Any, vector: int) -> Any:
-        place = self._place(b, self.pairs, (step, self.lanes * self.vectors), (vector, self.lanes))
-        return self.builder.bitcast(self.builder.load(place, align=BYTES_OF_PAIR), self.halves)
+    def _b_vector(self, b: Any, step: Any, vector: int) -> Any:
+        place = self._pointer(b, self.pairs, (step, self.lanes * self.vectors), (vector, self.lanes))
+        return self.builder.bitcast(self.builder.load(place, align=PAIR_BYTES), self.bf16s)
 
-    def _place(self, address: Any, kind: Any, *ways: tuple[Any, Any]) -> Any:
-        """A pointer to `address` plus the sum of times · distance, in pairs."""
+    def _pointer(self, address: Any, kind: Any, *terms: tuple[Any, Any]) -> Any:
+        """A pointer to `address` plus the sum of index · stride over the terms, in pairs."""
         builder = self.builder
-        for times, distance in ways:
-            times, distance = (x if isinstance(x, ir.Value) else ir.IntType(64)(x) for x in (times, distance))
-            pairs = builder.mul(times, distance)
-            address = builder.add(address, builder.mul(pairs, ir.IntType(64)(BYTES_OF_PAIR)))
+        for index, stride in terms:
+            index, stride = (x if isinstance(x, ir.Value) else ir.IntType(64)(x) for x in (index, stride))
+            pairs = builder.mul(index, stride)
+            address = builder.add(address, builder.mul(pairs, ir.IntType(64)(PAIR_BYTES)))
         return builder.inttoptr(address, kind.as_pointer())
 
-    def _old(self, place: Any, adds: Any) -> Any:
-        there = self.builder.load(place, align=BYTES_OF_PAIR)
-        return self.builder.select(adds, there, ir.Constant(self.floats, None))
+    def _initial(self, place: Any, accumulate: Any) -> Any:
+        old = self.builder.load(place, align=PAIR_BYTES)
+        return self.builder.select(accumulate, old, ir.Constant(self.floats, None))
 
-    def _everywhere(self, place: Any) -> Any:
-        """A vector of the same pair in all its places."""
-        nothing = ir.Constant(self.pairs, ir.Undefined)
-        one = self.builder.insert_element(nothing, self.builder.load(place), ir.IntType(32)(0))
+    def _broadcast(self, place: Any) -> Any:
+        """A vector with the pair at `place` in every lane."""
+        undefined = ir.Constant(self.pairs, ir.Undefined)
+        one = self.builder.insert_element(undefined, self.builder.load(place), ir.IntType(32)(0))
         return self.builder.bitcast(
-            self.builder.shuffle_vector(one, nothing, ir.Constant(self.pairs, None)), self.halves
+            self.builder.shuffle_vector(one, undefined, ir.Constant(self.pairs, None)), self.bf16s
         )

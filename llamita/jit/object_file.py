@@ -1,14 +1,14 @@
-"""Load object files, as LLVM emits them, where there is no linker or no place to keep a library."""
+"""Load object files, as LLVM emits them, where there is no linker or no writable cache."""
 
 from typing import Any
 
 _engines: list[Any] = []
-"""Code stays in memory as long as its engine."""
+"""Keeps the engines alive: they own the code."""
 
 
 def load_object(code: bytes, entry: str) -> int:
     """The address of the function `entry` of an object file. Raises `ImportError` without llvmlite."""
-    from llvmlite import binding  # takes a while to import
+    from llvmlite import binding  # slow to import
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -21,7 +21,7 @@ def load_object(code: bytes, entry: str) -> int:
 
 
 def host_has(feature: str) -> bool:
-    """Whether the processor has a feature of LLVM's list, as "avx512bf16"; False where llvmlite is missing."""
+    """Whether the processor has a feature, by its LLVM name, e.g. "avx512bf16"; False without llvmlite."""
     try:
         from llvmlite import binding
     except (ImportError, OSError):

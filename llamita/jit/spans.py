@@ -1,7 +1,7 @@
-"""Memory of several types for kernels: spans, known by address and size, and bounds-checked in a checked build.
+"""Typed access to raw memory in kernels: spans of known address and size, bounds-checked in a checked build.
 
-numba's own arrays count references at each call of a helper, which makes inner loops ten times slower. Numbers are
-int64 throughout: numba makes floats of an int64 and a uint64.
+numba's own arrays are reference-counted at each call of a helper, which makes inner loops ten times slower. All
+integers are int64: numba promotes an int64 and a uint64 to float64.
 """
 
 from typing import Any, NamedTuple, cast
@@ -19,8 +19,8 @@ class Span(NamedTuple):
 
 
 def _reader(kind: str, size: int, step: int) -> Any:
-    """A function (span, i) -> the number of `size` bytes at byte `step` · i of the span."""
-    read = intrinsic("reading", kind, step)
+    """A function (span, i) -> the integer of `size` bytes at byte `step` · i of the span."""
+    read = intrinsic("span_load", kind, step)
     if not CHECKED:
         return read
 
@@ -34,8 +34,8 @@ def _reader(kind: str, size: int, step: int) -> Any:
 
 
 def _writer(kind: str, size: int, step: int) -> Any:
-    """A function (span, i, value): write the number of `size` bytes at byte `step` · i of the span."""
-    write = intrinsic("writing", kind, step)
+    """A function (span, i, value): write the integer of `size` bytes at byte `step` · i of the span."""
+    write = intrinsic("span_store", kind, step)
     if not CHECKED:
         return write
 
@@ -53,12 +53,12 @@ byte, u16, u32, i64 = _reader("uint8", 1, 1), _reader("uint16", 2, 2), _reader("
 set_byte, set_u32, set_i64 = _writer("uint8", 1, 1), _writer("uint32", 4, 4), _writer("int64", 8, 8)
 """(span, i, value): set item i."""
 eight, set_eight = _reader("int64", 8, 1), _writer("int64", 8, 1)
-"""The eight bytes from byte i on as one number, the first byte lowest."""
+"""The eight bytes from byte i on as one little-endian integer."""
 
 
 def constants(first: int, end: int) -> tuple[int, ...]:
     """The integers from `first` to `end` - 1, as int64.
 
-    numba compiles a helper anew for each plain int that it is given as a literal.
+    numba compiles a helper again for each plain int passed as a literal.
     """
     return tuple(cast(int, int64(value)) for value in range(first, end))

@@ -1,4 +1,4 @@
-"""What a Llama is. Start with `llama.py`, which reads like the paper; each part has a file of its own."""
+"""The Llama architecture. Start with `llama.py`, which reads like the paper; each component has its own file."""
 
 from llamita.config import ModelConfig
 from llamita.model.attention import Attention

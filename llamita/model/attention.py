@@ -11,15 +11,15 @@ from llamita.model.positions import Rotation, choose_rotation
 
 
 class Attention(nn.Module):
-    """Causal attention in which groups of query heads share one key and value head (GQA; Ainslie et al., 2023).
+    """Causal attention in which groups of query heads share one key-value head (GQA; Ainslie et al., 2023).
 
     With num_kv_heads = num_heads it is the multi-head attention of Vaswani et al. (2017), with num_kv_heads = 1 the
-    multi-query attention of Shazeer (2019). Positions enter by rotation of queries and keys. With QK-norm these have
-    length sqrt(head_dim) before, so that no product grows too large for softmax (Henry et al., 2020).
+    multi-query attention of Shazeer (2019). Queries and keys are rotated by their positions (RoPE). QK-norm first
+    normalizes them to length sqrt(head_dim), which bounds the attention logits (Henry et al., 2020).
     """
 
     def __init__(self, config: ModelConfig, rope: Rotation | None = None):
-        """`rope` lets the layers of one model share a table of angles; alone, a layer makes its own."""
+        """`rope`: a RoPE table to share between layers; default: the layer creates its own."""
         super().__init__()
         self.head_dim = config.head_dim
         self.q_proj = Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.bias)
@@ -35,16 +35,16 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (batch, seq, hidden) -> (batch, seq, hidden).
 
-        `positions` (seq,) or (batch, seq). `mask` (batch, 1, seq, keys), True where a query may look; None is the
-        causal triangle over x itself.
+        `positions` (seq,) or (batch, seq). `mask` (batch, 1, seq, keys), True where a query may attend; None: causal
+        self-attention over x.
         """
         q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         q, k = self.rope.rotate(self.q_norm(q), positions), self.rope.rotate(self.k_norm(k), positions)
-        k, v = cache.append(k, v, positions)  # (batch, kv_heads, keys, head_dim); without a cache, as they are
+        k, v = cache.append(k, v, positions)  # (batch, kv_heads, keys, head_dim); unchanged without a cache
         out = ops.attention(q, k, v, mask)  # (batch, heads, seq, head_dim)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> Tensor:
         """(batch, seq, heads · head_dim) -> (batch, heads, seq, head_dim)."""
-        # -1, not a number from the configuration: under tensor parallelism a process holds some of the heads.
+        # -1, not a head count from the config: under tensor parallelism each rank has only some of the heads.
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

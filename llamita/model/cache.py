@@ -1,4 +1,4 @@
-"""The key-value cache: what attention has already computed, kept for the tokens to come."""
+"""The key-value cache: keys and values of earlier tokens, so that each decode step computes only the new ones."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from llamita.config import ModelConfig
 
 
 class NoCache:
-    """The empty cache, of training: attention sees the keys and values of this call only."""
+    """The empty cache, used in training: attention sees only the keys and values of this call."""
 
     def append(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Hand back what came in."""
+        """Return k and v unchanged."""
         return k, v
 
 
@@ -18,15 +18,15 @@ NO_CACHE = NoCache()
 
 
 class KVCache:
-    """Keys and values of every layer for a fixed number of sequences ("slots"), allocated once, written in place.
+    """Keys and values of every layer for a fixed number of sequences ("slots"), allocated once and written in place.
 
-    The key of position p lies at index p of its slot. Slots may have different lengths; a token given the position -1
-    is padding: it is computed along, but neither kept nor seen by anyone.
+    The key of position p is at index p of its slot. Slots may have different lengths. A token at position -1 is
+    padding: it is computed with the batch, but never attended to.
 
         keys, values   (num_layers, slots, num_kv_heads, max_seq_len + 1, head_dim)
-        lengths        (slots,) int64: tokens held
+        lengths        (slots,) int64: number of cached tokens
 
-    The one place behind max_seq_len is where index -1, padding, is written; nobody reads it.
+    The extra index after max_seq_len is where padding (index -1) is written; it is never read.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        """Room for `slots` sequences of `max_seq_len` tokens, no more than the model's context (`ValueError`)."""
+        """Allocate `slots` sequences of `max_seq_len` tokens, at most the model's context length (`ValueError`)."""
         if max_seq_len > config.max_seq_len:
             raise ValueError(f"a cache of {max_seq_len} tokens is longer than the context of {config.max_seq_len}")
         shape = (config.num_layers, slots, config.num_kv_heads, max_seq_len + 1, config.head_dim)
@@ -45,34 +45,34 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
         self.max_seq_len = max_seq_len
-        self.longest = 0  # = lengths.max(), kept on the host
+        self.longest = 0  # = lengths.max(), on the host
 
     def next_positions(self, seq: int) -> Tensor:
-        """(slots, seq): the positions that the next `seq` tokens of every slot take."""
+        """(slots, seq): the positions of the next `seq` tokens of every slot."""
         return self.lengths.unsqueeze(1) + torch.arange(seq, device=self.lengths.device)
 
-    def claim(self, positions: Tensor) -> None:
-        """Make room for tokens at `positions` (slots, seq). Raises `ValueError` where the cache is too short."""
+    def reserve(self, positions: Tensor) -> None:
+        """Extend the slots to tokens at `positions` (slots, seq). Raises `ValueError` if the cache is too short."""
         if positions.shape[0] != len(self.lengths):
             raise ValueError(f"the cache has {len(self.lengths)} slots, but the batch has {positions.shape[0]} rows")
         end = int(positions.max()) + 1
         if end > self.max_seq_len:
-            raise ValueError(f"the cache holds {self.max_seq_len} tokens a slot; position {end - 1} does not fit")
+            raise ValueError(f"the cache holds {self.max_seq_len} tokens per slot; position {end - 1} does not fit")
         self.lengths = torch.maximum(self.lengths, positions.amax(dim=1) + 1)
         self.longest = max(self.longest, end)
 
-    def visible(self, positions: Tensor) -> Tensor:
-        """(slots, 1, seq, longest) bool: a query sees the keys up to its own position."""
+    def causal_mask(self, positions: Tensor) -> Tensor:
+        """(slots, 1, seq, longest) bool: a query attends to keys up to its own position."""
         keys = torch.arange(self.longest, device=positions.device)
-        # Padding has to see something, since a softmax over nothing is nan: let it see the first key.
+        # Padding attends to the first key: softmax over no keys would be NaN.
         return (keys <= positions.clamp(min=0).unsqueeze(-1)).unsqueeze(1)
 
     def layer(self, index: int) -> "LayerCache":
-        """The part of one layer."""
+        """The cache of one layer."""
         return LayerCache(self.keys[index], self.values[index], self.longest)
 
     def clear(self, slot: int) -> None:
-        """Forget the sequence in `slot`."""
+        """Empty a slot for the next sequence."""
         self.lengths[slot] = 0
         self.longest = int(self.lengths.max())
 
@@ -84,8 +84,8 @@ class LayerCache:
         self.keys, self.values, self.longest = keys, values, longest  # (slots, kv_heads, max_seq_len + 1, head_dim)
 
     def append(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v (slots, kv_heads, seq, head_dim) to their places -> all keys and values up to the longest slot."""
-        slots = torch.arange(len(self.keys), device=positions.device).unsqueeze(1)  # against positions (slots, seq)
+        """Write k, v (slots, kv_heads, seq, head_dim) at `positions` -> keys and values up to the longest slot."""
+        slots = torch.arange(len(self.keys), device=positions.device).unsqueeze(1)  # broadcasts with (slots, seq)
         self.keys[slots, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
         self.values[slots, :, positions] = v.transpose(1, 2).to(self.values.dtype)
         return self.keys[:, :, : self.longest], self.values[:, :, : self.longest]

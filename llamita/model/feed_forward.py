@@ -1,4 +1,4 @@
-"""The feed-forward layer: gated, as in Llama, or plain."""
+"""Feed-forward layers: gated, as in Llama, or plain."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from llamita.model.linear import Linear
 class SwiGLU(nn.Module):
     """A gated feed-forward layer: down(silu(gate(x)) · up(x)) (Shazeer, 2020).
 
-    Three matrices where a plain layer has two; an intermediate size of 8/3 hidden makes the parameters equal.
+    It has three matrices, not two: an intermediate size of 8/3 · hidden matches 4 · hidden in a plain layer.
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, bias: bool = False):
@@ -54,7 +54,7 @@ def squared_relu(x: Tensor) -> Tensor:
 
 
 def choose_feed_forward(config: ModelConfig) -> nn.Module:
-    """The feed-forward layer that `config.mlp` names."""
+    """The feed-forward layer selected by `config.mlp`."""
     sizes = config.hidden_size, config.intermediate_size
     match config.mlp:
         case "swiglu":

@@ -1,4 +1,4 @@
-"""Initial weights, keyed by parameter name: the same on every device and however a model is sharded."""
+"""Weight initialization, keyed by parameter name: the same on every device and for any sharding."""
 
 import math
 
@@ -10,19 +10,19 @@ from llamita.randomness import key
 
 ROWS_PER_BLOCK = 1024
 RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")
-COPYING_STRENGTH = 2.0
+COPY_GAIN = 2.0
 
 
 def initialize(model: nn.Module, num_layers: int, seed: int) -> None:
-    """Draw every matrix from N(0, std²), set every gain to one and every bias to zero, in place.
+    """Sample every matrix from N(0, std²), set every gain to one and every bias to zero, in place.
 
-    std is 1/sqrt(inputs), so that what comes out is as large as what goes in (LeCun et al., 1998). GPT-2's 0.02 is
-    about that for its widths; in a narrow model it makes queries and keys so small that copying is learned late or
-    not at all. The two matrices of a block that write to the residual stream are scaled down by sqrt(2 · num_layers),
-    as in GPT-2 (Radford et al., 2019), so that its variance does not grow with depth. Embeddings, which are looked up,
-    count as matrices that read hidden_size numbers: so a learned position is as large as a token.
+    std is 1/sqrt(fan_in), which preserves the scale of activations (LeCun et al., 1998). GPT-2's 0.02 is about that at
+    its widths; in a narrow model it makes queries and keys so small that copying is learned late or never. The two
+    matrices of a block that write to the residual stream are scaled down by sqrt(2 · num_layers), as in GPT-2 (Radford
+    et al., 2019), so that its variance does not grow with depth. Embeddings count as matrices with a fan-in of
+    hidden_size, so learned positions have the same scale as tokens.
 
-    A model on the meta device, which has shapes but no values, is left as it is.
+    A model on the meta device, which has shapes but no values, is left unchanged.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -36,22 +36,22 @@ def initialize(model: nn.Module, num_layers: int, seed: int) -> None:
                 parameter.copy_(normal(tuple(parameter.shape), std, seed, name))
 
 
-def let_heads_copy(attention: Attention) -> None:
-    """Set o_proj to 2 · v_projᵀ, head by head and in place: what a head hands on is what it saw.
+def init_copy_heads(attention: Attention) -> None:
+    """Set o_proj to 2 · v_projᵀ, head by head and in place, so that each head outputs what it attends to.
 
-    Then a word that is attended to raises its own probability where it is attended from, from the first step on, and
-    what is left to learn is where to look. Drawn at random, v_proj and o_proj have to become each other's inverse
-    first, for every word anew, and a small model learns few words in time. (In the
-    spirit of Trockman & Kolter, 2023, who begin with products of these matrices that are near the identity.)
+    Attending to a token then raises its logit from step 0, and the model only has to learn where to attend.
+    With random initialization, v_proj and o_proj first have to become each other's inverse, separately for every token,
+    which a small model learns for few tokens in time. (In the spirit of Trockman & Kolter, 2023, who initialize these
+    products close to the identity.)
     """
     values = attention.v_proj.weight.unflatten(0, (-1, attention.head_dim))  # (kv_heads, head_dim, hidden)
-    queries_a_value = attention.o_proj.in_features // attention.v_proj.out_features
+    group_size = attention.o_proj.in_features // attention.v_proj.out_features  # query heads per key-value head
     with torch.no_grad():
-        attention.o_proj.weight.copy_(COPYING_STRENGTH * values.repeat_interleave(queries_a_value, 0).flatten(0, 1).T)
+        attention.o_proj.weight.copy_(COPY_GAIN * values.repeat_interleave(group_size, 0).flatten(0, 1).T)
 
 
 def normal(shape: tuple[int, ...], std: float, seed: int, name: str) -> Tensor:
-    """fp32 (rows, columns) ~ N(0, std²) on the CPU; each block of rows has a key, so a shard draws only its own."""
+    """fp32 (rows, columns) ~ N(0, std²) on the CPU, with a key per block of rows, so that shards sample only theirs."""
     blocks = []
     for first in range(0, shape[0], ROWS_PER_BLOCK):
         generator = torch.Generator().manual_seed(key(seed, "init", name, first))

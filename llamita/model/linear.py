@@ -1,4 +1,4 @@
-"""The linear layer of the model: torch's, computed by `ops.linear`."""
+"""`nn.Linear`, computed by `ops.linear`."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from llamita import ops
 
 
 class Linear(nn.Linear):
-    """y = x · weightᵀ + bias. A plain `nn.Linear`, or any other module, may stand in its place."""
+    """y = x · weightᵀ + bias. Can be replaced by a plain `nn.Linear` or any other module."""
 
     def forward(self, input: Tensor) -> Tensor:
         """input (..., in_features) -> (..., out_features)."""

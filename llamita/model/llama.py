@@ -2,10 +2,10 @@
 
     ids ─ embedding ─ [ + attention(norm) ─ + feed-forward(norm) ] × num_layers ─ norm ─ head ─ logits or loss
 
-What the configuration can exchange for something else (a norm, positions, the feed-forward layer, the place of the
-norms) is chosen here once, in constructors, by the functions `choose_…` of the files of the parts.
+The components that the config can replace (norm, positions, feed-forward layer, norm position) are selected here once,
+in constructors, by the `choose_…` function of the component's file.
 
-The model knows nothing of devices, precision, optimizers or processes: those are applied to it from outside.
+The model knows nothing of devices, precision, optimizers or ranks: those are applied to it from outside.
 """
 
 import torch
@@ -15,7 +15,7 @@ from llamita.config import ModelConfig
 from llamita.model.attention import Attention
 from llamita.model.cache import NO_CACHE, KVCache, LayerCache, NoCache
 from llamita.model.feed_forward import choose_feed_forward
-from llamita.model.init import initialize, let_heads_copy
+from llamita.model.init import init_copy_heads, initialize
 from llamita.model.loss import LMHead
 from llamita.model.norm import choose_norm
 from llamita.model.positions import Rotation, choose_embedding, choose_rotation
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         self.embed_positions = choose_embedding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(layer(config, rope) for _ in range(config.num_layers))
-        self.norm = choose_norm(config) if pre_norm else nn.Identity()  # the last post-norm has normed it already
+        self.norm = choose_norm(config) if pre_norm else nn.Identity()  # post-norm blocks end with a norm
 
     def forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """ids (batch, seq) -> (batch, seq, hidden)."""
@@ -90,7 +90,7 @@ class Llama(nn.Module):
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0):
-        """Weights are drawn from `seed`: the same config and seed give the same model everywhere."""
+        """Weights are initialized from `seed`: the same config and seed give the same model everywhere."""
         super().__init__()
         self.config = config
         self.model = Decoder(config)
@@ -100,7 +100,7 @@ class Llama(nn.Module):
         if config.head_init == "copy":
             for module in self.modules():
                 if isinstance(module, Attention):
-                    let_heads_copy(module)
+                    init_copy_heads(module)
 
     def forward(
         self,
@@ -113,18 +113,18 @@ class Llama(nn.Module):
         logits_at: Tensor | None = None,
         reduction: Reduction = "mean",
     ) -> Tensor:
-        """Logits (batch, seq, vocab_size), or, where targets are given, the loss in nats.
+        """Logits (batch, seq, vocab_size), or the loss in nats if targets are given.
 
         ids, targets       (batch, seq) int64; targets of -100 are ignored
-        positions          (seq,) or (batch, seq) int64; default: 0, 1, 2, … from the start of each document, or behind
-                           what the cache holds
-        document_ids       (batch, seq) int64: tokens see only those of their own document
-        cache              holds the keys and values of earlier calls, and of this one after it
-        logits_at          (batch,) int64: the index in `ids` after which logits are wanted, which then are
-                           (batch, 1, vocab_size); default: after every token
-        reduction          of the loss: "mean" over the targets that count, "sum", or "none"
+        positions          (seq,) or (batch, seq) int64; default: 0, 1, 2, … from the start of each document, or after
+                           the cached tokens
+        document_ids       (batch, seq) int64: tokens attend only within their own document
+        cache              keys and values of earlier calls; those of this call are appended
+        logits_at          (batch,) int64: compute logits at this index of `ids` only, as
+                           (batch, 1, vocab_size); default: at every index
+        reduction          of the loss: "mean" over the targets that are not ignored, "sum", or "none"
 
-        Raises `ValueError` for sequences longer than `max_seq_len`, and for tokens that do not fit into the cache.
+        Raises `ValueError` for sequences longer than `max_seq_len` and for tokens that do not fit into the cache.
         """
         self._check_size(ids, document_ids, cache)
         own = None if document_ids is None else same_document(document_ids)
@@ -133,7 +133,7 @@ class Llama(nn.Module):
         hidden = self.model(ids, positions, mask, cache)  # (batch, seq, hidden)
         if logits_at is not None:
             rows = torch.arange(len(hidden), device=hidden.device)
-            hidden = hidden[rows, logits_at].unsqueeze(1)  # (batch, 1, hidden): the head computes no other logits
+            hidden = hidden[rows, logits_at].unsqueeze(1)  # (batch, 1, hidden)
         return self.lm_head(hidden, targets, reduction)
 
     def _check_size(self, ids: Tensor, document_ids: Tensor | None, cache: KVCache | None) -> None:
@@ -148,18 +148,18 @@ class Llama(nn.Module):
         if positions is not None:
             return positions if cache is None or positions.dim() == 2 else positions.expand(ids.shape)
         if own is not None:
-            return own.squeeze(1).sum(dim=-1) - 1  # (batch, seq): how many tokens of its document stand before
+            return own.squeeze(1).sum(dim=-1) - 1  # (batch, seq): preceding tokens of the same document
         return torch.arange(ids.shape[1], device=ids.device) if cache is None else cache.next_positions(ids.shape[1])
 
     def _mask(self, positions: Tensor, own: Tensor | None, cache: KVCache | None) -> Tensor | None:
-        """Where queries may look, (batch, 1, seq, keys) bool; None for the plain causal triangle."""
+        """Which keys queries attend to, (batch, 1, seq, keys) bool; None for plain causal attention."""
         if cache is None:
             return own
-        cache.claim(positions)
-        return cache.visible(positions)
+        cache.reserve(positions)
+        return cache.causal_mask(positions)
 
     def num_parameters(self) -> dict[str, int]:
-        """Parameters by group: embedding, attention, feed_forward, norm, head; a tied head counts none.
+        """Parameter counts by group: embedding, attention, feed_forward, norm, head; a tied head counts as 0.
 
         Learned positions count as embedding, the gains of QK-norm as attention.
         """
@@ -172,6 +172,6 @@ class Llama(nn.Module):
 
 
 def same_document(document_ids: Tensor) -> Tensor:
-    """document_ids (batch, seq) -> (batch, 1, seq, seq) bool: a token sees itself and what its document has before."""
+    """document_ids (batch, seq) -> (batch, 1, seq, seq) bool: a causal mask within each document."""
     same = document_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)  # (batch, seq, seq)
     return same.tril().unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The head that ends a model: hidden states to logits, or to the loss."""
+"""The LM head: hidden states to logits, or to the loss."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ from llamita.targets import IGNORED
 
 
 class LMHead(nn.Module):
-    """The last layer: hidden states to logits, or, where targets are given, to the cross-entropy.
+    """The last layer: hidden states to logits, or to the cross-entropy if targets are given.
 
-    It is a module of its own so that a loss can live here that never holds all the logits at once.
+    The loss is computed in the head, so that the logits of all tokens never have to be in memory together.
     """
 
     def __init__(self, hidden_size: int, vocab_size: int, weight: Tensor | None = None):
-        """`weight` (vocab_size, hidden_size): the embedding's, where the two are tied."""
+        """`weight` (vocab_size, hidden_size): that of the embedding, with tied embeddings."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size)) if weight is None else weight
 

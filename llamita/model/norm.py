@@ -1,4 +1,4 @@
-"""What keeps activations in range: RMSNorm, LayerNorm, or nothing."""
+"""Normalization layers: RMSNorm, LayerNorm, or none."""
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ class RMSNorm(nn.Module):
 
         y = x / sqrt(mean(x²) + eps) · weight
 
-    Unlike LayerNorm it neither centres nor shifts. The statistics are computed in fp32 whatever the type of x.
+    Unlike LayerNorm, it neither centers nor shifts. Statistics are computed in fp32 whatever the dtype of x.
     """
 
     def __init__(self, size: int, eps: float = 1e-5, *, in_stream: bool = False):
-        """`size`: length of the last dimension. `eps`: added to the mean square, against division by zero.
+        """`size`: length of the last dimension. `eps`: added to the mean square, to avoid division by zero.
 
-        `in_stream`: the result is the residual stream itself, as in post-norm, not what a matrix product reads.
+        `in_stream`: the output is the residual stream itself (post-norm) rather than the input of a matrix product.
         """
         super().__init__()
         self.eps, self.in_stream = eps, in_stream
@@ -30,17 +30,17 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Centre each vector, divide it by its standard deviation, multiply by a gain and shift it (Ba et al., 2016).
+    """Center each vector, divide by its standard deviation, multiply by a gain and add a bias (Ba et al., 2016).
 
         y = (x - mean(x)) / sqrt(var(x) + eps) · weight + bias
 
-    The statistics are computed in fp32 whatever the type of x.
+    Statistics are computed in fp32 whatever the dtype of x.
     """
 
     bias: Tensor
 
     def __init__(self, size: int, eps: float = 1e-5, bias: bool = True, *, in_stream: bool = False):
-        """`size`: length of the last dimension. `eps`: added to the variance. Without `bias` the shift stays zero.
+        """`size`: length of the last dimension. `eps`: added to the variance. `bias`: whether the bias is learned.
 
         `in_stream`: as for `RMSNorm`.
         """
@@ -58,7 +58,7 @@ class LayerNorm(nn.Module):
 
 
 def choose_norm(config: ModelConfig) -> nn.Module:
-    """The norm of the residual stream that `config.norm` names."""
+    """The norm selected by `config.norm` and `config.norm_position`."""
     in_stream = config.norm_position == "post"
     match config.norm:
         case "rms":

@@ -1,7 +1,7 @@
-"""How a model knows where a token stands: rotary positions, learned ones, or none.
+"""Position encodings: rotary, learned, or none.
 
-Rotary positions act on queries and keys (`rotate`), learned ones on the embedding (`add`). Each kind has its class for
-both places; the class of the other place lets through what it gets.
+Rotary embeddings act on queries and keys (`rotate`), learned ones on the token embedding (`add`). Each of these two
+places has a no-op class for configs that do not use it.
 """
 
 import math
@@ -15,12 +15,12 @@ from llamita.config import ModelConfig
 
 
 class RotaryEmbedding(nn.Module):
-    """Turn queries and keys by an angle that grows with their position (RoFormer; Su et al., 2021).
+    """Rotate queries and keys by an angle proportional to their position (RoPE; Su et al., 2021).
 
-    Element i of the first half of a head and element i of its second half form a pair, which at position p is turned
-    by p · theta^(-2i / head_dim). The product of a query at p and a key at q then depends on p - q only: attention
-    sees distances. (This half-split layout is Hugging Face's; the paper pairs neighbours. Same mathematics, other
-    order of the rows in the projections.)
+    Element i of a head's first half and element i of its second half form a pair, which at position p is rotated
+    by p · theta^(-2i / head_dim). The dot product of a query at p and a key at q then depends only on p - q: attention
+    sees relative positions. (The half-split layout is Hugging Face's; the paper pairs adjacent elements. The
+    mathematics is the same, with the rows of q_proj and k_proj permuted.)
     """
 
     cos: Tensor
@@ -28,38 +28,39 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        # fp32 even when the model is made in another type: in bf16 position 1,001 equals position 1,000.
+        # fp32 even if the model has another dtype: in bf16, position 1,001 equals position 1,000.
         angles = torch.outer(torch.arange(config.max_seq_len).float(), frequencies(config))
         self.register_buffer("cos", angles.cos(), persistent=False)  # (max_seq_len, head_dim / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x (batch, heads, seq, head_dim), positions (seq,) or (batch, seq) int64 -> x turned, same shape and type."""
+        """x (batch, heads, seq, head_dim), positions (seq,) or (batch, seq) int64 -> rotated x, same shape, dtype."""
         return ops.rope(x, self.cos, self.sin, positions)
 
 
 def frequencies(config: ModelConfig) -> Tensor:
-    """(head_dim / 2,) fp32: the angle of each pair, in radians a position, scaled as in Llama 3 (Meta, 2024).
+    """(head_dim / 2,) fp32: the frequency of each pair, in radians per position, scaled as in Llama 3 (Meta, 2024).
 
-    Pairs that turn at most `rope_low_freq_factor` times within the original context turn `rope_scaling_factor` times
-    more slowly; those that turn at least `rope_high_freq_factor` times are left; between them, something between.
+    Pairs with at most `rope_low_freq_factor` turns within the original context are slowed down by
+    `rope_scaling_factor`; those with at least `rope_high_freq_factor` turns are unchanged; in between, frequencies are
+    interpolated.
     """
-    # Step by step as others compute it: at position 131,072 an angle shows the last bit of its frequency.
+    # In the same order of operations as Hugging Face: at position 131,072, the last bit of a frequency matters.
     exponents = torch.arange(0, config.head_dim, 2).float() / config.head_dim
     plain = 1.0 / config.rope_theta**exponents
     if config.rope_scaling_factor == 1:
         return plain
     low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
     turns = config.rope_original_max_seq_len / (2 * math.pi / plain)  # within the original context
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - kept) * plain / config.rope_scaling_factor + kept * plain
+    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * plain / config.rope_scaling_factor + smooth * plain
 
 
 class NoRotation(nn.Module):
-    """In place of rotary positions, where there are others or none."""
+    """No-op used when `config.position` is not "rope"."""
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Hand back what came in."""
+        """Return x unchanged."""
         return x
 
 
@@ -72,14 +73,14 @@ class LearnedPositions(nn.Module):
 
     def add(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (batch, seq, hidden), positions (seq,) or (batch, seq) int64 -> x with its positions, the same shape."""
-        return x + embedding(positions.clamp(min=0), self.weight)  # position -1 is padding: whatever it gets is unseen
+        return x + embedding(positions.clamp(min=0), self.weight)  # position -1 is padding, never attended to
 
 
 class NoPositions(nn.Module):
-    """In place of learned positions, where there are others or none (Kazemnejad et al., 2023)."""
+    """No-op used when `config.position` is not "learned" (on "none": Kazemnejad et al., 2023)."""
 
     def add(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Hand back what came in."""
+        """Return x unchanged."""
         return x
 
 
@@ -87,10 +88,10 @@ Rotation = RotaryEmbedding | NoRotation
 
 
 def choose_rotation(config: ModelConfig) -> Rotation:
-    """What turns queries and keys under `config.position`."""
+    """The rotation of queries and keys selected by `config.position`."""
     return RotaryEmbedding(config) if config.position == "rope" else NoRotation()
 
 
 def choose_embedding(config: ModelConfig) -> LearnedPositions | NoPositions:
-    """What is added to the token embedding under `config.position`."""
+    """The position embedding selected by `config.position`."""
     return LearnedPositions(config.max_seq_len, config.hidden_size) if config.position == "learned" else NoPositions()

@@ -1,7 +1,7 @@
 """The operations of a Llama. The model calls them by these names.
 
-`reference.py` defines each in plain torch; `cpu/` has fused kernels of the same functions for bf16 on a CPU. Each
-operation chooses by its inputs (device, dtype, grad mode) and by `backend`, as torch's own operators do.
+`reference.py` defines each in plain torch; `cpu/` has fused bf16 kernels of the same functions for the CPU. Each
+operation dispatches on its inputs (device, dtype, grad mode) and on `backend`, as torch's own operators do.
 """
 
 import torch
@@ -29,32 +29,32 @@ BF16 = torch.bfloat16
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) · weightᵀ (out, in) + bias (out,) -> (..., out)."""
-    if _learns_in_bf16(x, weight) and backend.fuses(x, weight) and cpu.linear.fits(x, weight, bias):
+    if _trains_in_bf16(x, weight) and backend.can_fuse(x, weight) and cpu.linear.supports(x, weight, bias):
         return cpu.linear.linear(x, weight, bias)
     return reference.linear(x, weight, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, keep_dtype: bool = False) -> Tensor:
-    """x (..., size) / sqrt(mean(x²) + eps) · weight (size,) -> the shape of x, for matrix products to read.
+    """x (..., size) / sqrt(mean(x²) + eps) · weight (size,) -> the shape of x, as input to matrix products.
 
     Under autocast the result has autocast's dtype; with `keep_dtype`, as for a residual stream, that of x · weight.
     """
-    if not keep_dtype and autocast_dtype(x) == BF16 and backend.fuses(x, weight):
+    if not keep_dtype and autocast_dtype(x) == BF16 and backend.can_fuse(x, weight):
         return cpu.norm.rms_norm(x, weight, eps)
     return reference.rms_norm(x, weight, eps, keep_dtype)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
-    """Rotate x (batch, heads, seq, head_dim) by cos, sin (max_seq_len, head_dim / 2) of its positions, (seq,) or
+    """Rotate x (batch, heads, seq, head_dim) by cos, sin (max_seq_len, head_dim / 2) at its positions, (seq,) or
     (batch, seq) int64 -> the shape and dtype of x."""
-    if x.dtype == BF16 and backend.fuses(x, cos, sin, positions):
+    if x.dtype == BF16 and backend.can_fuse(x, cos, sin, positions):
         return cpu.rope.rope(x, cos, sin, positions)
     return reference.rope(x, cos, sin, positions)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up; both of one shape -> the same shape."""
-    if gate.dtype == up.dtype == BF16 and backend.fuses(gate, up):
+    if gate.dtype == up.dtype == BF16 and backend.can_fuse(gate, up):
         return cpu.swiglu.swiglu(gate, up)
     return reference.swiglu(gate, up)
 
@@ -62,26 +62,26 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q · kᵀ / sqrt(head_dim)) · v: q (batch, heads, seq, head_dim), k and v (batch, kv_heads, keys, head_dim).
 
-    mask (batch, 1, seq, keys) bool: True where a query sees a key. None: causal, keys are those of the queries.
+    mask (batch, 1, seq, keys) bool: True where a query may attend to a key. None: causal self-attention.
     """
-    if mask is None and q.dtype == k.dtype == v.dtype == BF16 and backend.fuses(q, k, v):
+    if mask is None and q.dtype == k.dtype == v.dtype == BF16 and backend.can_fuse(q, k, v):
         return cpu.attention.attention(q, k, v)
     return reference.attention(q, k, v, mask)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """`cross_entropy(hidden · weightᵀ, targets, "sum")` -> () fp32, in nats, without ever holding all the logits.
+    """`cross_entropy(hidden · weightᵀ, targets, "sum")` -> () fp32, in nats, without materializing all logits.
 
     hidden (tokens, in), weight (vocab_size, in), targets (tokens,) int64; targets of -100 are ignored.
     """
-    if hidden.dtype == BF16 and backend.fuses(hidden, weight, targets):
+    if hidden.dtype == BF16 and backend.can_fuse(hidden, weight, targets):
         return cpu.cross_entropy.linear_cross_entropy(hidden, weight, targets)
     if backend.is_native:
         return chunked_loss.linear_cross_entropy(hidden, weight, targets)
     return reference.linear_cross_entropy(hidden, weight, targets)
 
 
-def _learns_in_bf16(x: Tensor, weight: Tensor) -> bool:
-    """Without gradients there is nothing to save, and autocast keeps cast weights from one token to the next."""
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return learns and autocast_dtype(x) == BF16
+def _trains_in_bf16(x: Tensor, weight: Tensor) -> bool:
+    """Without gradients nothing is saved, and autocast's cache of cast weights is faster."""
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return needs_grad and autocast_dtype(x) == BF16

@@ -1,4 +1,4 @@
-"""Which implementation an operation chooses: a fused kernel where one fits its inputs, or the reference everywhere."""
+"""Which implementation operations dispatch to: a fused kernel that supports the inputs, or always the reference."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,31 +13,31 @@ from llamita.errors import UserError
 
 NATIVE, PLAIN = "native", "plain"
 DENSE = frozenset({Tensor, Parameter, FakeTensor})
-"""Types whose memory kernels know how to read: not a DTensor, a quantized tensor or another subclass."""
+"""Types whose memory kernels can read: not a DTensor, a quantized tensor or another subclass."""
 
 
 class Backend:
-    """The one choice of a process. `llamita.ops.backend` is the only instance.
+    """The op backend of the process. `llamita.ops.backend` is the only instance.
 
-        native    a fused kernel where one fits the inputs (device, dtype, grad mode), else the reference
-        plain     the reference, everywhere, the optimizer included
+        native    a fused kernel where one supports the inputs (device, dtype, grad mode), else the reference
+        plain     the reference, everywhere, including the optimizer
 
-    >>> ops.backend.use("plain")            # from here on
-    >>> with ops.backend("plain"): ...      # for a block; then as before
+    >>> ops.backend.use("plain")            # for the rest of the process
+    >>> with ops.backend("plain"): ...      # for a block
     """
 
     def __init__(self) -> None:
         self.name = NATIVE
 
     def use(self, name: str) -> None:
-        """Choose "native" or "plain" for the whole process. Raises `UserError` for another name."""
+        """Select "native" or "plain" for the whole process. Raises `UserError` for any other name."""
         if name not in (NATIVE, PLAIN):
-            raise UserError(f"op backend {name!r} is not known: choose {NATIVE} or {PLAIN}")
+            raise UserError(f"unknown op backend {name!r}: choose {NATIVE} or {PLAIN}")
         self.name = name
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Choose `name` for a block."""
+        """Select `name` for a block."""
         before = self.name
         self.use(name)
         try:
@@ -47,16 +47,16 @@ class Backend:
 
     @property
     def is_native(self) -> bool:
-        """Whether fused implementations may compute: never while torch.compile or a functorch transform traces."""
+        """Whether fused implementations may run: never while torch.compile or a functorch transform traces."""
         return (
             self.name == NATIVE
             and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()
         )
 
-    def fuses(self, *tensors: Tensor) -> bool:
-        """Whether a fused CPU kernel may compute on these tensors."""
-        for tensor in tensors:  # a loop, not `all(...)`: small models are called thousands of times a second
+    def can_fuse(self, *tensors: Tensor) -> bool:
+        """Whether a fused CPU kernel may run on these tensors."""
+        for tensor in tensors:  # a loop, not `all(...)`: small models call this thousands of times per second
             if type(tensor) not in DENSE or not tensor.is_cpu:
                 return False
         return self.is_native and jit.available()
@@ -66,7 +66,7 @@ backend = Backend()
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype of matrix products under the autocast that is on for the device of x; None where none is."""
+    """Autocast's dtype on the device of x; None if autocast is off there."""
     kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return None

@@ -1,8 +1,8 @@
 """To change an operation, edit the model's call of it in `model/`, or edit it here and run with `--kernels plain`.
 
 Each function defines one operation in plain torch, with its formula and paper. `ops/__init__.py` dispatches between
-these and fused kernels, which are tested against them. Under autocast, matrix products are computed in its dtype, and
-what they read is rounded to it once, here.
+these and fused kernels, which are tested against them. Under autocast, matrix products run in its dtype, and their
+inputs are rounded to it once, here.
 """
 
 from typing import Literal
@@ -16,7 +16,7 @@ from llamita.ops.backend import autocast_dtype
 from llamita.targets import IGNORED
 
 Reduction = Literal["mean", "sum", "none"]
-CHUNK = 1024  # tokens whose logits exist at once
+CHUNK = 1024  # tokens whose logits exist at the same time
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -27,19 +27,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def rms_norm(x: Tensor, weight: Tensor, eps: float, keep_dtype: bool = False) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich, 2019); statistics in fp32.
 
-    x (..., size), weight (size,) -> the shape of x. Matrix products read the result, so under autocast it has their
-    dtype; with `keep_dtype` it has that of x times weight, as a residual stream needs it.
+    x (..., size), weight (size,) -> the shape of x. The result feeds matrix products, so under autocast it has their
+    dtype; with `keep_dtype` it has that of x · weight, as a residual stream needs.
     """
-    wide = x.float()
-    normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return _for_products(normed.to(x.dtype) * weight, keep_dtype)
+    x_fp32 = x.float()
+    normed = x_fp32 * torch.rsqrt(x_fp32.square().mean(dim=-1, keepdim=True) + eps)
+    return _cast_for_matmul(normed.to(x.dtype) * weight, keep_dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, keep_dtype: bool = False) -> Tensor:
     """(x - mean(x)) / sqrt(var(x) + eps) · weight + bias over the last dimension (Ba et al., 2016); shapes as
     `rms_norm`."""
     normed = functional.layer_norm(x.float(), weight.shape, eps=eps)
-    return _for_products(normed.to(x.dtype) * weight + bias, keep_dtype)
+    return _cast_for_matmul(normed.to(x.dtype) * weight + bias, keep_dtype)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
@@ -62,13 +62,13 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q · kᵀ / sqrt(head_dim)) · v (Vaswani et al., 2017), where a query sees the keys that `mask` shows it.
+    """softmax(q · kᵀ / sqrt(head_dim)) · v (Vaswani et al., 2017); `mask` is True where a query attends to a key.
 
     q (batch, heads, seq, head_dim); k, v (batch, kv_heads, keys, head_dim), where kv_heads divides heads and
     consecutive query heads share one (GQA; Ainslie et al., 2023); mask (batch, 1, seq, keys) bool, or None: causal.
     """
     if q.is_cpu and q.dtype in (torch.bfloat16, torch.float16):
-        # torch 2.13's CPU kernel is several times slower backward in bf16 than in fp32.
+        # The backward pass of torch 2.13's CPU kernel is several times slower in bf16 than in fp32.
         with torch.autocast("cpu", enabled=False):
             return _sdpa(q.float(), k.float(), v.float(), mask).to(q.dtype)
     return _sdpa(q, k, v, mask)
@@ -78,29 +78,29 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Reduction = "mean"
     """-ln softmax(logits)[target], in nats, computed in fp32.
 
     logits (..., vocab_size), targets (...) int64; targets of -100 are ignored. `reduction`: "mean" over the targets
-    that count, "sum" of them, or "none": one value a target, 0 where ignored. A mean over no target is nan.
+    that are not ignored, their "sum", or "none": one value per target, 0 where ignored. A mean over no targets is NaN.
     """
     counted = targets != IGNORED
-    wide = logits.float()
-    wide = wide - wide.detach().amax(dim=-1, keepdim=True)  # a shift means nothing to softmax, but much to rounding
-    chosen = wide.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    nats = torch.where(counted, torch.logsumexp(wide, dim=-1) - chosen, 0.0)  # (...)
+    logits = logits.float()
+    logits = logits - logits.detach().amax(dim=-1, keepdim=True)  # softmax is invariant to it; rounding is not
+    target_logits = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    losses = torch.where(counted, torch.logsumexp(logits, dim=-1) - target_logits, 0.0)  # (...)
     if reduction == "none":
-        return nats
-    return nats.sum() if reduction == "sum" else nats.sum() / counted.sum()
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / counted.sum()
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """`cross_entropy(hidden · weightᵀ, targets, "sum")` -> () fp32.
 
-    hidden (tokens, in), weight (vocab_size, in), targets (tokens,). The logits of a chunk of tokens are made at a time,
-    and again in the backward pass.
+    hidden (tokens, in), weight (vocab_size, in), targets (tokens,). Logits are computed for one chunk of tokens at a
+    time, and recomputed in the backward pass (activation checkpointing).
     """
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for first in range(0, len(hidden), CHUNK):
         chunk = slice(first, first + CHUNK)
         arguments = hidden[chunk], weight, targets[chunk]
-        if len(hidden) <= CHUNK or torch._C._are_functorch_transforms_active():  # which know no checkpoints
+        if len(hidden) <= CHUNK or torch._C._are_functorch_transforms_active():  # which do not support checkpointing
             total = total + _summed_loss(*arguments)
         else:
             total = total + checkpoint(_summed_loss, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -116,7 +116,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
 
-def _for_products(x: Tensor, keep_dtype: bool) -> Tensor:
-    """x in the dtype of the matrix products that read it: rounded once here, not once for each of them."""
+def _cast_for_matmul(x: Tensor, keep_dtype: bool) -> Tensor:
+    """x in autocast's dtype: cast once here, not once for each matrix product that reads it."""
     dtype = None if keep_dtype else autocast_dtype(x)
     return x if dtype is None else x.to(dtype)

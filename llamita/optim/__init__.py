@@ -1,4 +1,4 @@
-"""What turns gradients into updates: AdamW, learning-rate schedules, clipping, loss scaling."""
+"""AdamW, learning-rate schedules, gradient clipping, loss scaling."""
 
 from llamita.optim.adamw import AdamW
 from llamita.optim.base import Optimizer, set_learning_rate

@@ -1,4 +1,4 @@
-"""AdamW by hand."""
+"""AdamW, written out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +13,12 @@ from llamita.optim.base import Optimizer
 from llamita.optim.dispatch import use_fused_kernel
 
 Row = tuple[Tensor, Tensor, Tensor, Tensor]
-"""A parameter, its gradient, m and v."""
+"""A parameter, its gradient, and its moments m and v."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """One update, but for the parameters: hyperparameters, and the number `step` of the update, from 1."""
+    """The hyperparameters of one update; `step` counts updates from 1."""
 
     lr: float
     beta1: float
@@ -31,12 +31,12 @@ class Update:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Kingma & Ba, 2015; Loshchilov & Hutter, 2019).
 
-        m ← β1·m + (1 - β1)·g                   mean of gradients
-        v ← β2·v + (1 - β2)·g²                  mean of squared gradients
+        m ← β1·m + (1 - β1)·g                   running mean of gradients
+        v ← β2·v + (1 - β2)·g²                  running mean of squared gradients
         p ← p - lr·λ·p - lr · (m / (1 - β1ᵗ)) / (sqrt(v / (1 - β2ᵗ)) + ε)
 
-    Given the same gradients, it makes the updates of `torch.optim.AdamW`. State a parameter: `step`, `exp_avg` (m),
-    `exp_avg_sq` (v), both like the parameter.
+    Given the same gradients, its updates are those of `torch.optim.AdamW`. State per parameter: `step`, `exp_avg` (m),
+    `exp_avg_sq` (v); m and v have the shape and dtype of the parameter.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class AdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ):
-        """`params`: parameters, or groups as for any torch optimizer. Raises `ValueError` for settings out of range."""
+        """`params`: parameters or parameter groups. Raises `ValueError` for hyperparameters out of range."""
         if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
             raise ValueError(f"out of range: lr {lr}, betas {betas}, eps {eps}, weight_decay {weight_decay}")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Update every parameter that has a gradient. Returns what `closure` returns, where one is given."""
+        """Update every parameter that has a gradient. Returns the loss of `closure`, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -66,12 +66,12 @@ class AdamW(Optimizer):
         return loss
 
     def state_bytes(self) -> int:
-        """m and v, each of the parameter's size and dtype."""
+        """Bytes of m and v, each with the shape and dtype of the parameter."""
         parameters = (parameter for group in self.param_groups for parameter in group["params"])
         return sum(2 * parameter.numel() * parameter.element_size() for parameter in parameters)
 
     def _rows(self, group: dict[str, Any]) -> dict[int, list[Row]]:
-        """Parameters with gradients, these, m and v; by the number of their update, which is the same for most."""
+        """(parameter, gradient, m, v) of each parameter with a gradient, by step, usually the same for all."""
         rows: dict[int, list[Row]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
@@ -89,7 +89,7 @@ class AdamW(Optimizer):
 
 
 def update_rows(rows: Sequence[Row], update: Update) -> None:
-    """Update parameters, m and v in place: by the fused kernel where there is one for them, else by the formulas."""
+    """Update parameters, m and v in place: with the fused kernel if it supports them, else with the reference."""
     if use_fused_kernel(chain.from_iterable(rows)):
         adamw(rows, **asdict(update))
     else:
@@ -97,14 +97,14 @@ def update_rows(rows: Sequence[Row], update: Update) -> None:
 
 
 def reference_adamw(rows: Sequence[Row], update: Update) -> None:
-    """The formulas, each operation on all parameters at once, which spares a GPU thousands of launches."""
-    together: Any = torch  # whose operations on lists have no public names
+    """The formulas in multi-tensor operations (torch's foreach), which saves a GPU thousands of kernel launches."""
+    foreach: Any = torch  # the foreach operations are not public API
     parameters, grads, means, squares = (list(column) for column in zip(*rows, strict=True))
-    together._foreach_lerp_(means, grads, 1 - update.beta1)
-    together._foreach_mul_(squares, update.beta2)
-    together._foreach_addcmul_(squares, grads, grads, 1 - update.beta2)
-    unbiased = together._foreach_div(squares, 1 - update.beta2**update.step)
-    together._foreach_sqrt_(unbiased)
-    together._foreach_add_(unbiased, update.eps)
-    together._foreach_mul_(parameters, 1 - update.lr * update.weight_decay)
-    together._foreach_addcdiv_(parameters, means, unbiased, -update.lr / (1 - update.beta1**update.step))
+    foreach._foreach_lerp_(means, grads, 1 - update.beta1)
+    foreach._foreach_mul_(squares, update.beta2)
+    foreach._foreach_addcmul_(squares, grads, grads, 1 - update.beta2)
+    unbiased = foreach._foreach_div(squares, 1 - update.beta2**update.step)
+    foreach._foreach_sqrt_(unbiased)
+    foreach._foreach_add_(unbiased, update.eps)
+    foreach._foreach_mul_(parameters, 1 - update.lr * update.weight_decay)
+    foreach._foreach_addcdiv_(parameters, means, unbiased, -update.lr / (1 - update.beta1**update.step))

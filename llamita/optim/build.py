@@ -1,4 +1,4 @@
-"""The optimizer of a run, and which of its parameters decay."""
+"""Build a run's optimizer and its parameter groups."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from llamita.optim.base import Optimizer
 
 
 def build_optimizer(options: OptimizerConfig, model: nn.Module) -> Optimizer:
-    """The optimizer that `options` describe, over all parameters of `model`. It has no state before its first step."""
+    """The optimizer described by `options`, over all parameters of `model`. It has no state before the first step."""
     groups = decay_groups(model, options.weight_decay)
     return AdamW(groups, options.learning_rate, (options.beta1, options.beta2), options.adam_eps)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices, which decay, and gains and biases, which do not."""
+    """Two parameter groups: matrices, with weight decay, and gains and biases, without."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},

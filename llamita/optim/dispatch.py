@@ -1,18 +1,18 @@
-"""The choice between the fused CPU kernels of an optimizer and its formulas as they are written here."""
+"""Dispatch between an optimizer's fused CPU kernels and its reference."""
 
 from collections.abc import Iterable
 
 from torch import Tensor
 
 from llamita.ops.cpu import chunks
-from llamita.ops.cpu.launch import has_no_values
+from llamita.ops.cpu.launch import is_fake
 
 
 def use_fused_kernel(tensors: Iterable[Tensor]) -> bool:
-    """Whether a fused kernel takes all of these: contiguous fp32 tensors on the CPU, and not `--kernels plain`.
+    """Whether a fused kernel supports all of these: contiguous fp32 tensors on the CPU, without `--kernels plain`.
 
-    FakeTensors, on which memory is estimated, take the formulas: the kernels of an optimizer get addresses, and a
-    FakeTensor has none.
+    FakeTensors, used by the memory estimate, take the reference: the kernels read memory by address, and a FakeTensor
+    has none.
     """
     tensors = list(tensors)
-    return not any(map(has_no_values, tensors)) and chunks.fits(*tensors)
+    return not any(map(is_fake, tensors)) and chunks.supports(*tensors)

@@ -1,7 +1,7 @@
-"""Loss scaling: what lets fp16, whose smallest number is 6e-8, hold the gradients of a training run.
+"""Loss scaling, so that gradients do not underflow in fp16, whose smallest value is 6e-8.
 
 Dynamic loss scaling (Micikevicius et al., 2018): the loss is multiplied by a large factor before the backward pass, and
-the gradients are divided by it. Where they overflow, the update is left out and the factor halved; after many updates
+the gradients are divided by it. If they overflow, the update is skipped and the factor halved; after many updates
 without overflow it is doubled.
 """
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 
 class Scaling(Protocol):
-    """What the loss is multiplied by, and what becomes of the update."""
+    """The factor of the loss, and whether an update is skipped."""
 
     scale: float
 
@@ -22,21 +22,21 @@ class Scaling(Protocol):
         ...
 
     def step(self, optimizer: Optimizer, norm: Tensor) -> bool:
-        """Update the weights, or leave that out -> whether they were updated. `norm` (): of the unscaled gradients."""
+        """Update the weights or skip the update -> whether they were updated. `norm` (): of the unscaled gradients."""
         ...
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint has to hold."""
+        """State to save in a checkpoint."""
         ...
 
 
 class NoScaling:
-    """For precisions with the range of fp32: every update is made."""
+    """No loss scaling, for precisions with the range of fp32: no update is skipped."""
 
     scale = 1.0
 
     def unscale_(self, params: Iterable[nn.Parameter]) -> None:
-        """Nothing was scaled."""
+        """Nothing to do."""
 
     def step(self, optimizer: Optimizer, norm: Tensor) -> bool:
         """Update the weights."""
@@ -48,22 +48,22 @@ class NoScaling:
 
 
 class DynamicLossScaling:
-    """The scale and its rule; given the same overflows, it takes the course of `torch.amp.GradScaler`.
+    """A dynamic scale; given the same overflows, it changes as that of `torch.amp.GradScaler`.
 
-    `growth_interval` updates in a row without overflow double the scale, one overflow halves it.
+    `growth_interval` consecutive updates without overflow double the scale, one overflow halves it.
     """
 
     def __init__(self, scale: float = 65536.0, growth_interval: int = 2000, good_steps: int = 0):
         self.scale, self.growth_interval, self.good_steps = scale, growth_interval, good_steps
 
     def unscale_(self, params: Iterable[nn.Parameter]) -> None:
-        """Divide the gradients by the scale, a power of two: exactly."""
+        """Divide the gradients by the scale, exactly, since it is a power of two."""
         for parameter in params:
             if parameter.grad is not None:
                 parameter.grad.mul_(1 / self.scale)
 
     def step(self, optimizer: Optimizer, norm: Tensor) -> bool:
-        """Update the weights unless a gradient overflowed, as the norm shows; reading it waits for the device."""
+        """Update the weights unless the norm shows an overflow. Synchronizes with the device."""
         finite = bool(norm.isfinite())
         if finite:
             optimizer.step()
@@ -71,7 +71,7 @@ class DynamicLossScaling:
         return finite
 
     def state(self) -> dict[str, float]:
-        """What `DynamicLossScaling(**state)` goes on from."""
+        """`DynamicLossScaling(**state)` restores it."""
         return {"scale": self.scale, "growth_interval": self.growth_interval, "good_steps": self.good_steps}
 
     def _update(self, finite: bool) -> None:

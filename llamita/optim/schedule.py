@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step, counted from 0.
 
-Each grows linearly over `warmup_steps`, from learning_rate / warmup_steps to `learning_rate`, and has come down to
-`min_learning_rate` at `max_steps`, where it stays.
+Each warms up linearly over `warmup_steps`, from learning_rate / warmup_steps to `learning_rate`, then decays to
+`min_learning_rate` at `max_steps`, and stays there.
 """
 
 import math
@@ -13,10 +13,10 @@ from llamita.config import OptimizerConfig
 def cosine_schedule(
     step: int, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
 ) -> float:
-    """The learning rate of update number `step`: warmup, then half a cosine (SGDR; Loshchilov & Hutter, 2017).
+    """The learning rate at `step`: warmup, then half a cosine (SGDR; Loshchilov & Hutter, 2017).
 
-    It grows linearly over `warmup_steps`, from learning_rate / warmup_steps, then falls along half a cosine to
-    `min_learning_rate`, which it has at `max_steps` and keeps.
+    It warms up linearly over `warmup_steps`, from learning_rate / warmup_steps, then decays along half a cosine to
+    `min_learning_rate` at `max_steps`, and stays there.
     """
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
@@ -29,7 +29,7 @@ def cosine_schedule(
 def linear_schedule(
     step: int, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
 ) -> float:
-    """The learning rate of update number `step`: warmup, then a straight line (as BERT's; Devlin et al., 2019)."""
+    """The learning rate at `step`: warmup, then linear decay (as in BERT; Devlin et al., 2019)."""
     return constant_schedule(step, learning_rate, min_learning_rate, warmup_steps, max_steps, decay_share=1.0)
 
 
@@ -41,10 +41,10 @@ def constant_schedule(
     max_steps: int,
     decay_share: float = 0.1,
 ) -> float:
-    """The learning rate of update number `step`: warmup, constant, then a straight line down (WSD; Hu et al., 2024).
+    """The learning rate at `step`: warmup, constant, then linear decay (WSD; Hu et al., 2024).
 
-    The line takes the last `decay_share` of `max_steps`, or what the warmup leaves of them. With a share of 0 the rate
-    stays as it is, and `min_learning_rate` is never reached.
+    The decay takes the last `decay_share` of `max_steps`, or all steps after the warmup if there are fewer. With a
+    share of 0 the learning rate stays constant, and `min_learning_rate` is never reached.
     """
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
@@ -56,7 +56,7 @@ def constant_schedule(
 
 
 def make_schedule(options: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
-    """The schedule that is configured, as a function of the step alone."""
+    """The configured schedule, as a function of the step alone."""
     ends = options.learning_rate, options.min_learning_rate, options.warmup_steps, max_steps
     if options.schedule == "constant":
         return lambda step: constant_schedule(step, *ends, decay_share=options.decay_share)

@@ -1,7 +1,7 @@
-"""Fused kernels of the operations for bf16 on a CPU: one pass over memory where torch makes several.
+"""Fused bf16 kernels for the CPU: one pass over memory where torch makes several.
 
-Each file is one operation with its mathematics, forward and backward by hand, as Python loops that `jit` compiles.
-`ops/__init__.py` decides when they compute. Results do not depend on the number of threads.
+Each file is one operation, with forward and backward written by hand as Python loops that `jit` compiles.
+`ops/__init__.py` dispatches to them. Results are bitwise the same for any number of threads.
 """
 
 from llamita.ops.cpu import attention, cross_entropy, linear, norm, rope, swiglu

@@ -1,18 +1,18 @@
-"""AdamW over all parameters in one pass: each number is read once and written once. See `optim/adamw.py`.
+"""Multi-tensor AdamW in one pass: each element is read once and written once. See `optim/adamw.py`.
 
-Parameters may lie anywhere: a table of their addresses is cut into chunks of equal length, which the threads take one
-after the other. So a thousand small parameters cost one call.
+A table of addresses splits all parameters into chunks of equal length, which the threads claim one by one. So a
+thousand small parameters cost a single launch.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from llamita.jit.machine_code import exact_body
-from llamita.jit.numbers import F, end_of, fp32s, fp64, int64s, sqrt, take_rows
-from llamita.jit.pool import FIRST_ARGUMENT, ROWS
-from llamita.ops.cpu.chunks import chunks
-from llamita.ops.cpu.launch import has_no_values, run
+from llamita.jit.machine_code import strict_fp_kernel
+from llamita.jit.pool import ARGS, NUM_ROWS
+from llamita.jit.primitives import F, as_fp64, chunk_end, fp32_ptr, int64_ptr, next_chunk, sqrt
+from llamita.ops.cpu.chunks import chunk_table
+from llamita.ops.cpu.launch import is_fake, launch
 
 
 def adamw(
@@ -25,29 +25,30 @@ def adamw(
     step: int,
 ) -> None:
     """Update (parameter, gradient, m, v) in place, contiguous fp32 on the CPU; `step` counts updates from 1."""
-    if has_no_values(rows[0][0]):
+    if is_fake(rows[0][0]):
         return  # the memory estimate steps on FakeTensors
-    table, step_size, correction2 = chunks(rows), lr / (1 - beta1**step), 1 - beta2**step
-    numbers = step_size, correction2, 1 - lr * weight_decay, beta1, beta2, eps
-    run(_update, len(table), 1, table, *(float(number) for number in numbers))
+    table, step_size, correction2 = chunk_table(rows), lr / (1 - beta1**step), 1 - beta2**step
+    scalars = step_size, correction2, 1 - lr * weight_decay, beta1, beta2, eps
+    launch(_update, len(table), 1, table, *(float(scalar) for scalar in scalars))
 
 
-@exact_body
+@strict_fp_kernel
 def _update(table):
-    a, places = FIRST_ARGUMENT, int64s(table[FIRST_ARGUMENT])
-    step_size, correction2, decay = F(fp64(table[a + 1])), F(fp64(table[a + 2])), F(fp64(table[a + 3]))
-    beta1, beta2, eps = F(fp64(table[a + 4])), F(fp64(table[a + 5])), F(fp64(table[a + 6]))
-    new1, new2 = F(1.0 - fp64(table[a + 4])), F(1.0 - fp64(table[a + 5]))
-    first = take_rows(table)
-    while first < table[ROWS]:
-        for row in range(first, end_of(table, first)):
-            p, g = fp32s(places[5 * row]), fp32s(places[5 * row + 1])
-            m, v = fp32s(places[5 * row + 2]), fp32s(places[5 * row + 3])
-            for i in range(places[5 * row + 4]):
+    chunks = int64_ptr(table[ARGS])
+    step_size, correction2 = F(as_fp64(table[ARGS + 1])), F(as_fp64(table[ARGS + 2]))
+    decay = F(as_fp64(table[ARGS + 3]))
+    beta1, beta2, eps = F(as_fp64(table[ARGS + 4])), F(as_fp64(table[ARGS + 5])), F(as_fp64(table[ARGS + 6]))
+    weight1, weight2 = F(1.0 - as_fp64(table[ARGS + 4])), F(1.0 - as_fp64(table[ARGS + 5]))
+    first = next_chunk(table)
+    while first < table[NUM_ROWS]:
+        for row in range(first, chunk_end(table, first)):
+            p, g = fp32_ptr(chunks[5 * row]), fp32_ptr(chunks[5 * row + 1])
+            m, v = fp32_ptr(chunks[5 * row + 2]), fp32_ptr(chunks[5 * row + 3])
+            for i in range(chunks[5 * row + 4]):
                 grad = g[i]
-                # From the nearer end, so that it ends there exactly: as torch's lerp does.
-                mean = m[i] + (grad - m[i]) * new1 if new1 < F(0.5) else grad - (grad - m[i]) * beta1
-                square = v[i] * beta2 + grad * grad * new2
+                # Start from the nearer end, as torch's lerp does: the result is exact at both ends.
+                mean = m[i] + (grad - m[i]) * weight1 if weight1 < F(0.5) else grad - (grad - m[i]) * beta1
+                square = v[i] * beta2 + grad * grad * weight2
                 m[i], v[i] = mean, square
                 p[i] = p[i] * decay - step_size * mean / (sqrt(square / correction2) + eps)
-        first = take_rows(table)
+        first = next_chunk(table)

@@ -1,12 +1,14 @@
-"""Causal attention, a block of queries at a time, as matrix products of torch.
+"""Causal attention one block of queries at a time, with torch's matrix products and fused softmax kernels.
 
-A row of scores is short enough to need no running softmax. With m the largest of s · S, and s = 1 / sqrt(head_dim):
+A block holds whole rows of scores, so softmax needs no running maximum. With s = 1 / sqrt(head_dim) and m the maximum
+of s · S in each row:
 
-    S = Q Kᵀ,   P = exp(s · S - m),   O = P V / ΣP,   l = m + ln ΣP
+    S = Q Kᵀ,   P = exp(s · S - m),   O = P V / ΣP,   lse = m + ln ΣP
 
-    P = exp(s · S - l),   dV = Pᵀ dO,   dP = dO Vᵀ,   dS = s · P ∘ (dP - Σ P ∘ dP),   dQ = dS K,   dK = dSᵀ Q
+    P = exp(s · S - lse),   dV = Pᵀ dO,   dP = dO Vᵀ,   dS = s · P ∘ (dP - delta),   dQ = dS K,   dK = dSᵀ Q
 
-Products are bf16 with sums in fp32, softmax is fp32, and gradients of keys and values are summed in fp32.
+where delta = ΣP ∘ dP for each query. Matrix products are bf16 with fp32 accumulation, softmax is fp32, and dK and dV
+are accumulated in fp32.
 """
 
 import math
@@ -15,41 +17,41 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from llamita.jit.machine_code import Body
-from llamita.jit.numbers import (
+from llamita.jit.machine_code import ParallelKernel
+from llamita.jit.pool import ARGS, NUM_ROWS
+from llamita.jit.primitives import (
     F,
-    bf16s,
-    copy_bf16s,
-    end_of,
+    as_fp64,
+    bf16_ptr,
+    chunk_end,
+    copy_bf16,
     exp,
-    fp32s,
-    fp64,
+    fp32_ptr,
+    from_ordered_int,
     helper,
-    in_order,
     load,
     log,
-    order,
+    next_chunk,
+    ordered_int,
     store,
-    take_rows,
 )
-from llamita.jit.pool import FIRST_ARGUMENT, ROWS
-from llamita.ops.cpu.launch import has_no_values, run
+from llamita.ops.cpu.launch import is_fake, launch
 from llamita.ops.cpu.scratch import scratch
 
-QUERIES = 128  # in a block
-SCORES = 1 << 21  # in a block, over all its heads: 4 MB of bf16
+BLOCK_Q = 128  # queries per block
+MAX_SCORES = 1 << 21  # per block, over all its heads: 4 MB of bf16
 ROWS_PER_CHUNK = 16  # rows of scores
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor) -> None:
     """Fill `out`, of the shape of q, and `logsumexp` (batch, heads, seq) fp32."""
     blocks = _Blocks(q, k)
-    for group, own, keys in blocks.ranges():
-        scores = blocks.scores(0, group, own)
-        torch.bmm(blocks.packed(0, q, group, own), blocks.packed(1, k, group, keys).mT, out=scores)
-        _softmax_rows(scores, logsumexp, blocks.sums, group.start, own.start, q.shape[3])
-        results = torch.bmm(scores, blocks.packed(1, v, group, keys), out=blocks.vectors(0, group, own))
-        blocks.unpack(results, out, group, own, blocks.sums)
+    for heads, queries, keys in blocks.ranges():
+        s = blocks.scores(0, heads, queries)
+        torch.bmm(blocks.packed(0, q, heads, queries), blocks.packed(1, k, heads, keys).mT, out=s)
+        _softmax_rows(s, logsumexp, blocks.row_sums, heads.start, queries.start, q.shape[3])
+        o = torch.bmm(s, blocks.packed(1, v, heads, keys), out=blocks.vectors(0, heads, queries))
+        blocks.unpack(o, out, heads, queries, blocks.row_sums)
 
 
 def backward(
@@ -61,242 +63,238 @@ def backward(
     """Fill `grads`, of q, k and v, from `grad`, that of the output."""
     (q, k, v), (d_q, d_k, d_v) = inputs, grads
     blocks = _Blocks(q, k)
-    for group, own, keys in blocks.ranges():
-        own_q, own_grad = blocks.packed(0, q, group, own), blocks.packed(1, grad, group, own)
-        own_k, own_v = blocks.packed(2, k, group, keys), blocks.packed(3, v, group, keys)
-        probabilities = torch.bmm(own_q, own_k.mT, out=blocks.scores(0, group, own))
-        d_scores = torch.bmm(own_grad, own_v.mT, out=blocks.scores(1, group, own))
-        _backward_rows(probabilities, d_scores, logsumexp, group.start, own.start, q.shape[3])
-        blocks.multiply(d_scores, own_k, d_q, group, own)
-        blocks.add_product(0, probabilities.mT, own_grad, d_v, group, keys)
-        blocks.add_product(1, d_scores.mT, own_q, d_k, group, keys)
+    for heads, queries, keys in blocks.ranges():
+        q_block, do_block = blocks.packed(0, q, heads, queries), blocks.packed(1, grad, heads, queries)
+        k_block, v_block = blocks.packed(2, k, heads, keys), blocks.packed(3, v, heads, keys)
+        p = torch.bmm(q_block, k_block.mT, out=blocks.scores(0, heads, queries))  # S, then P
+        ds = torch.bmm(do_block, v_block.mT, out=blocks.scores(1, heads, queries))  # dP, then dS
+        _softmax_backward_rows(p, ds, logsumexp, heads.start, queries.start, q.shape[3])
+        blocks.matmul(ds, k_block, d_q, heads, queries)
+        blocks.accumulate_matmul(0, p.mT, do_block, d_v, heads, keys)
+        blocks.accumulate_matmul(1, ds.mT, q_block, d_k, heads, keys)
 
 
 class _Blocks:
-    """The scratch buffers that the blocks of a call use one after another. A head is a query head of any sequence.
+    """The blocks of one call, and the scratch buffers they reuse. Heads are query heads, numbered over the batch.
 
-    Consecutive query heads share a key and value head: each gets a copy of it, and their gradients of it are summed.
+    Query heads that share a key-value head (GQA) each get a copy of it, and its gradients are summed over them.
     """
 
     def __init__(self, q: Tensor, k: Tensor):
-        self.queries = max(1, min(QUERIES, q.shape[2]))
+        self.block_q = max(1, min(BLOCK_Q, q.shape[2]))
         batch, self.num_heads, self.seq, self.head_dim = q.shape
-        self.q, self.heads, self.groups = q, batch * self.num_heads, self.num_heads // k.shape[1]
-        fitting = min(self.heads, SCORES // max(1, self.queries * self.seq))
-        self.heads_at_once = max(1, fitting // self.groups) * self.groups  # whole groups
-        self.sums = scratch("sums", self.heads_at_once * self.queries, like=q, dtype=torch.float32)
+        self.q, self.total_heads, self.group_size = q, batch * self.num_heads, self.num_heads // k.shape[1]
+        fitting = min(self.total_heads, MAX_SCORES // max(1, self.block_q * self.seq))
+        self.block_heads = max(1, fitting // self.group_size) * self.group_size  # whole groups
+        self.row_sums = scratch("sums", self.block_heads * self.block_q, like=q, dtype=torch.float32)
 
     def ranges(self) -> Iterator[tuple[slice, slice, slice]]:
-        """(heads, queries, keys that these see) of each block; those with the most keys first.
+        """(heads, queries, visible keys) of each block, longest context first.
 
-        Of FakeTensors only the first block: it shows the memory that all take.
+        With FakeTensors only the first block, which allocates as much as any.
         """
-        for head in range(0, self.heads, self.heads_at_once):
-            for start in reversed(range(0, self.seq, self.queries)):
-                stop = min(start + self.queries, self.seq)
-                yield slice(head, min(head + self.heads_at_once, self.heads)), slice(start, stop), slice(0, stop)
-                if has_no_values(self.q):
+        for head in range(0, self.total_heads, self.block_heads):
+            for start in reversed(range(0, self.seq, self.block_q)):
+                stop = min(start + self.block_q, self.seq)
+                yield slice(head, min(head + self.block_heads, self.total_heads)), slice(start, stop), slice(0, stop)
+                if is_fake(self.q):
                     return
 
-    def scores(self, which: int, group: slice, queries: slice) -> Tensor:
+    def scores(self, which: int, heads: slice, queries: slice) -> Tensor:
         """(heads, queries, keys) bf16, uninitialized."""
-        return scratch(f"scores {which}", _length(group), _length(queries), queries.stop, like=self.q)
+        return scratch(f"scores {which}", _length(heads), _length(queries), queries.stop, like=self.q)
 
-    def vectors(self, which: int, group: slice, positions: slice) -> Tensor:
+    def vectors(self, which: int, heads: slice, positions: slice) -> Tensor:
         """(heads, positions, head_dim) bf16, uninitialized."""
-        return scratch(f"vectors {which}", _length(group), _length(positions), self.head_dim, like=self.q)
+        return scratch(f"vectors {which}", _length(heads), _length(positions), self.head_dim, like=self.q)
 
-    def packed(self, which: int, x: Tensor, group: slice, positions: slice) -> Tensor:
-        """(heads, positions, head_dim): a contiguous part of x; oneDNN would make that copy otherwise, but slowly."""
-        if (part := self._whole(x, group, positions)) is None:
-            part = self.vectors(which, group, positions)
-            self._copy(_pack, _length(group), part, x, group, positions)
+    def packed(self, which: int, x: Tensor, heads: slice, positions: slice) -> Tensor:
+        """A part of x as contiguous (heads, positions, head_dim). oneDNN would make the same copy, but slowly."""
+        if (part := self._view(x, heads, positions)) is None:
+            part = self.vectors(which, heads, positions)
+            self._copy(_pack, _length(heads), part, x, heads, positions)
         return part
 
-    def unpack(self, packed: Tensor, x: Tensor, group: slice, positions: slice, divisors: Tensor | None = None) -> None:
-        """Write vectors of query heads to their positions in x, each divided by its divisor where there are any."""
-        self._copy(_unpack_bf16, _length(group), packed, x, group, positions, 0 if divisors is None else divisors)
+    def unpack(self, packed: Tensor, x: Tensor, heads: slice, positions: slice, divisors: Tensor | None = None) -> None:
+        """Write packed vectors to their positions in x, each divided by its divisor if there are any."""
+        self._copy(_unpack, _length(heads), packed, x, heads, positions, 0 if divisors is None else divisors)
 
-    def multiply(self, a: Tensor, b: Tensor, result: Tensor, group: slice, positions: slice) -> None:
-        """Write the products of query heads to their positions in `result`."""
-        if (whole := self._whole(result, group, positions)) is not None:
-            torch.bmm(a, b, out=whole)
+    def matmul(self, a: Tensor, b: Tensor, out: Tensor, heads: slice, positions: slice) -> None:
+        """Write a · b of these heads to their positions in `out`."""
+        if (view := self._view(out, heads, positions)) is not None:
+            torch.bmm(a, b, out=view)
         else:
-            self.unpack(torch.bmm(a, b, out=self.vectors(4, group, positions)), result, group, positions)
+            self.unpack(torch.bmm(a, b, out=self.vectors(4, heads, positions)), out, heads, positions)
 
-    def add_product(self, which: int, a: Tensor, b: Tensor, result: Tensor, group: slice, keys: slice) -> None:
-        """Sum the products of all blocks of a group of heads in fp32, and write the sums to `result` after the last."""
-        if self.seq <= self.queries and (whole := self._whole(result, group, keys)) is not None:
-            torch.bmm(a, b, out=whole)  # a single block
+    def accumulate_matmul(self, which: int, a: Tensor, b: Tensor, out: Tensor, heads: slice, keys: slice) -> None:
+        """Sum a · b over all query blocks of these heads in fp32; after the last block, write the sum to `out`."""
+        if self.seq <= self.block_q and (view := self._view(out, heads, keys)) is not None:
+            torch.bmm(a, b, out=view)  # a single block
             return
-        part, a_head = torch.bmm(a, b, out=self.vectors(4, group, keys)), self.seq * self.head_dim
-        total = scratch(f"totals {which}", self.heads_at_once, a_head, like=self.q, dtype=torch.float32)
-        run(_add, _length(group), 1, total, part, a_head, keys.stop * self.head_dim, int(keys.stop == self.seq))
-        if keys.stop <= self.queries:
-            self._copy(_unpack_groups, _length(group) // self.groups, total, result, group, slice(0, self.seq))
+        part, head_size = torch.bmm(a, b, out=self.vectors(4, heads, keys)), self.seq * self.head_dim
+        total = scratch(f"totals {which}", self.block_heads, head_size, like=self.q, dtype=torch.float32)
+        is_first = int(keys.stop == self.seq)
+        launch(_accumulate, _length(heads), 1, total, part, head_size, keys.stop * self.head_dim, is_first)
+        if keys.stop <= self.block_q:
+            self._copy(_unpack_groups, _length(heads) // self.group_size, total, out, heads, slice(0, self.seq))
 
-    def _whole(self, x: Tensor, group: slice, positions: slice) -> Tensor | None:
-        """These heads of x, (heads, seq, head_dim), where they are contiguous and all positions are wanted."""
+    def _view(self, x: Tensor, heads: slice, positions: slice) -> Tensor | None:
+        """These heads of x as (heads, seq, head_dim), if they are contiguous and all positions are included."""
         if _length(positions) < self.seq or x.shape[1] < self.num_heads or not x.is_contiguous():
             return None
-        return x.view(self.heads, self.seq, self.head_dim)[group]
+        return x.view(self.total_heads, self.seq, self.head_dim)[heads]
 
     def _copy(
-        self, body: Body, rows: int, packed: Tensor, x: Tensor, group: slice, positions: slice, *more: Tensor | int
-    ) -> None:
-        """Copy vectors between `packed` (heads, positions, head_dim) and x (batch, heads, seq, head_dim), which may
-        have fewer heads."""
-        groups = self.num_heads // x.shape[1]
-        where = group.start, positions.start, _length(positions), self.num_heads, groups, self.head_dim, *x.stride()[:3]
-        run(body, rows, 1, packed, x, *where, *more)
+        self, kernel: ParallelKernel, rows: int, packed: Tensor, x: Tensor, heads: slice, positions: slice,
+        *extra: Tensor | int,
+    ) -> None:  # fmt: skip
+        """Copy between `packed` (heads, positions, head_dim) and x (batch, heads or kv_heads, seq, head_dim)."""
+        group_size = self.num_heads // x.shape[1]
+        shape = heads.start, positions.start, _length(positions), self.num_heads, group_size, self.head_dim
+        launch(kernel, rows, 1, packed, x, *shape, *x.stride()[:3], *extra)
 
 
 def _length(part: slice) -> int:
     return part.stop - part.start
 
 
-def _softmax_rows(scores: Tensor, logsumexp: Tensor, sums: Tensor, head: int, start: int, head_dim: int) -> None:
-    """S -> P in place, ΣP and l of each row."""
-    heads, queries, keys = scores.shape
-    own, sizes = _of_head(logsumexp, head, start), (queries, keys, start, logsumexp.shape[2])
-    run(_softmax, heads * queries, ROWS_PER_CHUNK, scores, own, sums, *sizes, 1 / math.sqrt(head_dim))
+def _softmax_rows(s: Tensor, logsumexp: Tensor, row_sums: Tensor, head: int, start: int, head_dim: int) -> None:
+    """S -> P in place; writes ΣP and lse of each row."""
+    heads, queries, keys = s.shape
+    lse, sizes = _lse_from(logsumexp, head, start), (queries, keys, start, logsumexp.shape[2])
+    launch(_softmax, heads * queries, ROWS_PER_CHUNK, s, lse, row_sums, *sizes, 1 / math.sqrt(head_dim))
 
 
-def _of_head(logsumexp: Tensor, head: int, start: int) -> Tensor:
-    """The part that begins at query `start` of a head."""
+def _lse_from(logsumexp: Tensor, head: int, start: int) -> Tensor:
+    """`logsumexp`, flat, from query `start` of a head on."""
     return logsumexp.view(-1)[head * logsumexp.shape[2] + start :]
 
 
-def _backward_rows(
-    probabilities: Tensor, d_scores: Tensor, logsumexp: Tensor, head: int, start: int, head_dim: int
-) -> None:
-    """S -> P and dP -> dS, each in place."""
-    heads, queries, keys = probabilities.shape
-    own, sizes = _of_head(logsumexp, head, start), (queries, keys, start, logsumexp.shape[2])
-    run(_d_scores, heads * queries, ROWS_PER_CHUNK, probabilities, d_scores, own, *sizes, 1 / math.sqrt(head_dim))
+def _softmax_backward_rows(p: Tensor, ds: Tensor, logsumexp: Tensor, head: int, start: int, head_dim: int) -> None:
+    """S -> P and dP -> dS, in place."""
+    heads, queries, keys = p.shape
+    lse, sizes = _lse_from(logsumexp, head, start), (queries, keys, start, logsumexp.shape[2])
+    launch(_softmax_backward, heads * queries, ROWS_PER_CHUNK, p, ds, lse, *sizes, 1 / math.sqrt(head_dim))
 
 
-@Body
+@ParallelKernel
 def _softmax(table):
-    a = FIRST_ARGUMENT
-    scores, logsumexp, sums = bf16s(table[a]), fp32s(table[a + 1]), fp32s(table[a + 2])
-    queries, keys, start, a_head = table[a + 3], table[a + 4], table[a + 5], table[a + 6]
-    scale = F(fp64(table[a + 7]))
-    first = take_rows(table)
-    while first < table[ROWS]:
-        for row in range(first, end_of(table, first)):
+    scores, lse, row_sums = bf16_ptr(table[ARGS]), fp32_ptr(table[ARGS + 1]), fp32_ptr(table[ARGS + 2])
+    queries, keys, start, seq = table[ARGS + 3], table[ARGS + 4], table[ARGS + 5], table[ARGS + 6]
+    scale = F(as_fp64(table[ARGS + 7]))
+    first = next_chunk(table)
+    while first < table[NUM_ROWS]:
+        for row in range(first, chunk_end(table, first)):
             begin, query = row * keys, row % queries
-            seen = start + query + 1
-            highest = order(scores, begin)
-            for i in range(seen):
-                highest = max(highest, order(scores, begin + i))
-            largest, total = in_order(highest) * scale, F(0.0)
-            for i in range(seen):
-                p = exp(load(scores, begin + i) * scale - largest)
+            visible = start + query + 1
+            highest = ordered_int(scores, begin)
+            for i in range(visible):
+                highest = max(highest, ordered_int(scores, begin + i))
+            row_max, total = from_ordered_int(highest) * scale, F(0.0)
+            for i in range(visible):
+                p = exp(load(scores, begin + i) * scale - row_max)
                 total += p
                 store(scores, begin + i, p)
-            for i in range(seen, keys):
+            for i in range(visible, keys):
                 scores[begin + i] = 0
-            sums[row] = total
-            logsumexp[row // queries * a_head + query] = largest + log(total)
-        first = take_rows(table)
+            row_sums[row] = total
+            lse[row // queries * seq + query] = row_max + log(total)
+        first = next_chunk(table)
 
 
 @helper
-def _begin(table, head):
-    """The offset in x of the first vector of this head."""
-    a = FIRST_ARGUMENT + 2
-    num_heads, groups = table[a + 3], table[a + 4]
-    batch, own = head // num_heads, head % num_heads // groups
-    return batch * table[a + 6] + own * table[a + 7] + table[a + 1] * table[a + 8]
+def _offset(table, head):
+    """The offset in x of the first vector of this head; the arguments are those of `_Blocks._copy`."""
+    num_heads, group_size = table[ARGS + 5], table[ARGS + 6]
+    batch, x_head = head // num_heads, head % num_heads // group_size
+    return batch * table[ARGS + 8] + x_head * table[ARGS + 9] + table[ARGS + 3] * table[ARGS + 10]
 
 
-@Body
+@ParallelKernel
 def _pack(table):
-    packed, x, first = bf16s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1]), table[FIRST_ARGUMENT + 2]
-    positions, size, step = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 7], table[FIRST_ARGUMENT + 10]
-    head = take_rows(table)
-    while head < table[ROWS]:
-        read, write = _begin(table, first + head), head * positions * size
-        if step == size:
-            copy_bf16s(packed, write, x, read, positions * size)
+    packed, x, first = bf16_ptr(table[ARGS]), bf16_ptr(table[ARGS + 1]), table[ARGS + 2]
+    positions, head_dim, stride = table[ARGS + 4], table[ARGS + 7], table[ARGS + 10]
+    head = next_chunk(table)
+    while head < table[NUM_ROWS]:
+        read, write = _offset(table, first + head), head * positions * head_dim
+        if stride == head_dim:
+            copy_bf16(packed, write, x, read, positions * head_dim)
         else:
             for _ in range(positions):
-                copy_bf16s(packed, write, x, read, size)
-                read, write = read + step, write + size
-        head = take_rows(table)
+                copy_bf16(packed, write, x, read, head_dim)
+                read, write = read + stride, write + head_dim
+        head = next_chunk(table)
 
 
-@Body
-def _unpack_bf16(table):
-    packed, x, first = bf16s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1]), table[FIRST_ARGUMENT + 2]
-    positions, size, step = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 7], table[FIRST_ARGUMENT + 10]
-    divisors = fp32s(table[FIRST_ARGUMENT + 11])
-    head = take_rows(table)
-    while head < table[ROWS]:
-        write, read = _begin(table, first + head), head * positions * size
+@ParallelKernel
+def _unpack(table):
+    packed, x, first = bf16_ptr(table[ARGS]), bf16_ptr(table[ARGS + 1]), table[ARGS + 2]
+    positions, head_dim, stride = table[ARGS + 4], table[ARGS + 7], table[ARGS + 10]
+    divisors = fp32_ptr(table[ARGS + 11])
+    head = next_chunk(table)
+    while head < table[NUM_ROWS]:
+        write, read = _offset(table, first + head), head * positions * head_dim
         for position in range(positions):
             factor = F(1.0)
-            if table[FIRST_ARGUMENT + 11]:
+            if table[ARGS + 11]:
                 factor = F(1.0) / divisors[head * positions + position]
-            for i in range(size):
+            for i in range(head_dim):
                 store(x, write + i, load(packed, read + i) * factor)
-            read, write = read + size, write + step
-        head = take_rows(table)
+            read, write = read + head_dim, write + stride
+        head = next_chunk(table)
 
 
-@Body
+@ParallelKernel
 def _unpack_groups(table):
-    packed, x, first = fp32s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1]), table[FIRST_ARGUMENT + 2]
-    positions, groups = table[FIRST_ARGUMENT + 4], table[FIRST_ARGUMENT + 6]
-    size, step = table[FIRST_ARGUMENT + 7], table[FIRST_ARGUMENT + 10]
-    group = take_rows(table)
-    while group < table[ROWS]:
-        write, read = _begin(table, first + group * groups), group * groups * positions * size
+    packed, x, first = fp32_ptr(table[ARGS]), bf16_ptr(table[ARGS + 1]), table[ARGS + 2]
+    positions, group_size = table[ARGS + 4], table[ARGS + 6]
+    head_dim, stride = table[ARGS + 7], table[ARGS + 10]
+    group = next_chunk(table)
+    while group < table[NUM_ROWS]:
+        write, read = _offset(table, first + group * group_size), group * group_size * positions * head_dim
         for _ in range(positions):
-            for i in range(size):
+            for i in range(head_dim):
                 total = packed[read + i]
-                for b in range(1, groups):
-                    total += packed[read + b * positions * size + i]
+                for head in range(1, group_size):
+                    total += packed[read + head * positions * head_dim + i]
                 store(x, write + i, total)
-            read, write = read + size, write + step
-        group = take_rows(table)
+            read, write = read + head_dim, write + stride
+        group = next_chunk(table)
 
 
-@Body
-def _add(table):
-    totals, part, first_part = fp32s(table[FIRST_ARGUMENT]), bf16s(table[FIRST_ARGUMENT + 1]), table[FIRST_ARGUMENT + 4]
-    a_total, a_part = table[FIRST_ARGUMENT + 2], table[FIRST_ARGUMENT + 3]
-    head = take_rows(table)
-    while head < table[ROWS]:
-        write, read = head * a_total, head * a_part
-        if first_part:
-            for i in range(a_part):
+@ParallelKernel
+def _accumulate(table):
+    totals, part, is_first = fp32_ptr(table[ARGS]), bf16_ptr(table[ARGS + 1]), table[ARGS + 4]
+    total_size, part_size = table[ARGS + 2], table[ARGS + 3]
+    head = next_chunk(table)
+    while head < table[NUM_ROWS]:
+        write, read = head * total_size, head * part_size
+        if is_first:
+            for i in range(part_size):
                 totals[write + i] = load(part, read + i)
         else:
-            for i in range(a_part):
+            for i in range(part_size):
                 totals[write + i] += load(part, read + i)
-        head = take_rows(table)
+        head = next_chunk(table)
 
 
-@Body
-def _d_scores(table):
-    a = FIRST_ARGUMENT
-    probabilities, d_scores, logsumexp = bf16s(table[a]), bf16s(table[a + 1]), fp32s(table[a + 2])
-    queries, keys, start, a_head = table[a + 3], table[a + 4], table[a + 5], table[a + 6]
-    scale = F(fp64(table[a + 7]))
-    first = take_rows(table)
-    while first < table[ROWS]:
-        for row in range(first, end_of(table, first)):
+@ParallelKernel
+def _softmax_backward(table):
+    p_rows, ds_rows, lse = bf16_ptr(table[ARGS]), bf16_ptr(table[ARGS + 1]), fp32_ptr(table[ARGS + 2])
+    queries, keys, start, seq = table[ARGS + 3], table[ARGS + 4], table[ARGS + 5], table[ARGS + 6]
+    scale = F(as_fp64(table[ARGS + 7]))
+    first = next_chunk(table)
+    while first < table[NUM_ROWS]:
+        for row in range(first, chunk_end(table, first)):
             begin, query = row * keys, row % queries
-            seen, log_sum, delta = start + query + 1, logsumexp[row // queries * a_head + query], F(0.0)
-            for i in range(seen):
-                p = exp(load(probabilities, begin + i) * scale - log_sum)
-                delta += p * load(d_scores, begin + i)
-                store(probabilities, begin + i, p)
-            for i in range(seen):
-                store(d_scores, begin + i, load(probabilities, begin + i) * (load(d_scores, begin + i) - delta) * scale)
-            for i in range(seen, keys):
-                probabilities[begin + i] = 0
-                d_scores[begin + i] = 0
-        first = take_rows(table)
+            visible, row_lse, delta = start + query + 1, lse[row // queries * seq + query], F(0.0)
+            for i in range(visible):
+                p = exp(load(p_rows, begin + i) * scale - row_lse)
+                delta += p * load(ds_rows, begin + i)
+                store(p_rows, begin + i, p)
+            for i in range(visible):
+                store(ds_rows, begin + i, load(p_rows, begin + i) * (load(ds_rows, begin + i) - delta) * scale)
+            for i in range(visible, keys):
+                p_rows[begin + i] = 0
+                ds_rows[begin + i] = 0
+        first = next_chunk(table)

@@ -1,4 +1,4 @@
-"""Tensors as the kernels of the optimizer see them: contiguous fp32 memory anywhere, cut into chunks."""
+"""A list of tensors as the optimizer's multi-tensor kernels see it: a table of chunks of contiguous fp32 memory."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from llamita.ops.backend import backend
 CHUNK = 1 << 14  # elements
 
 
-def fits(*tensors: Tensor) -> bool:
-    """Whether the kernels of the optimizer may compute on these: contiguous fp32 tensors on the CPU."""
-    in_fp32 = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
-    return in_fp32 and backend.fuses(*tensors)
+def supports(*tensors: Tensor) -> bool:
+    """Whether the optimizer's kernels may compute on these: contiguous fp32 tensors on the CPU."""
+    is_fp32 = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
+    return is_fp32 and backend.can_fuse(*tensors)
 
 
-def chunks(tensors: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
-    """Rows of k tensors of equal size -> (chunks, k + 1) int64: the k addresses of each chunk, and its elements."""
+def chunk_table(tensors: Sequence[tuple[Tensor, ...]]) -> np.ndarray:
+    """Rows of k tensors of equal size -> (chunks, k + 1) int64: k addresses and the element count of each chunk."""
     sizes = [row[0].numel() for row in tensors]
     addresses = [(*(tensor.data_ptr() for tensor in row), size) for row, size in zip(tensors, sizes, strict=True)]
     counts = [-(-size // CHUNK) for size in sizes]

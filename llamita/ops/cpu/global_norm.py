@@ -1,4 +1,4 @@
-"""The norm of many tensors together in one pass, and their multiplication by one number in another."""
+"""The joint norm of many tensors in one pass, and their scaling by a factor in another: gradient clipping."""
 
 from collections.abc import Sequence
 
@@ -6,50 +6,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamita.jit.machine_code import Body, exact_body
-from llamita.jit.numbers import F, end_of, fp32s, fp64, fp64s, int64s, take_rows
-from llamita.jit.pool import FIRST_ARGUMENT, ROWS
-from llamita.ops.cpu.chunks import chunks
-from llamita.ops.cpu.launch import run
+from llamita.jit.machine_code import ParallelKernel, strict_fp_kernel
+from llamita.jit.pool import ARGS, NUM_ROWS
+from llamita.jit.primitives import F, as_fp64, chunk_end, fp32_ptr, fp64_ptr, int64_ptr, next_chunk
+from llamita.ops.cpu.chunks import chunk_table
+from llamita.ops.cpu.launch import is_fake, launch
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """sqrt(Σ x²) over all elements of contiguous fp32 tensors on the CPU -> () fp32.
 
-    Each chunk is summed in fp32, and these sums in fp64, in their order, whichever thread computed them.
+    Each chunk is summed in fp32, and the chunk sums in fp64 in a fixed order, whichever thread computed them. The norm
+    of FakeTensors is a FakeTensor.
     """
-    table = chunks([(tensor,) for tensor in tensors])
+    if is_fake(tensors[0]):
+        return tensors[0].new_empty(())
+    table = chunk_table([(tensor,) for tensor in tensors])
     sums = np.empty(len(table), dtype=np.float64)
-    run(_squares, len(table), 1, table, sums)
+    launch(_sum_squares, len(table), 1, table, sums)
     return torch.tensor(np.sqrt(sums.sum()), dtype=torch.float32)
 
 
 def scale_(tensors: Sequence[Tensor], factor: float) -> None:
-    """Multiply all elements of contiguous fp32 tensors on the CPU, in place."""
-    table = chunks([(tensor,) for tensor in tensors])
-    run(_scale, len(table), 1, table, float(factor))
+    """Multiply all elements of contiguous fp32 tensors on the CPU, in place. Does nothing to FakeTensors."""
+    if is_fake(tensors[0]):
+        return
+    table = chunk_table([(tensor,) for tensor in tensors])
+    launch(_scale, len(table), 1, table, float(factor))
 
 
-@exact_body
+@strict_fp_kernel
 def _scale(table):
-    places, factor = int64s(table[FIRST_ARGUMENT]), F(fp64(table[FIRST_ARGUMENT + 1]))
-    first = take_rows(table)
-    while first < table[ROWS]:
-        for row in range(first, end_of(table, first)):
-            x = fp32s(places[2 * row])
-            for i in range(places[2 * row + 1]):
+    chunks, factor = int64_ptr(table[ARGS]), F(as_fp64(table[ARGS + 1]))
+    first = next_chunk(table)
+    while first < table[NUM_ROWS]:
+        for row in range(first, chunk_end(table, first)):
+            x = fp32_ptr(chunks[2 * row])
+            for i in range(chunks[2 * row + 1]):
                 x[i] *= factor
-        first = take_rows(table)
+        first = next_chunk(table)
 
 
-@Body
-def _squares(table):
-    places, sums = int64s(table[FIRST_ARGUMENT]), fp64s(table[FIRST_ARGUMENT + 1])
-    first = take_rows(table)
-    while first < table[ROWS]:
-        for row in range(first, end_of(table, first)):
-            x, total = fp32s(places[2 * row]), F(0.0)
-            for i in range(places[2 * row + 1]):
+@ParallelKernel
+def _sum_squares(table):
+    chunks, sums = int64_ptr(table[ARGS]), fp64_ptr(table[ARGS + 1])
+    first = next_chunk(table)
+    while first < table[NUM_ROWS]:
+        for row in range(first, chunk_end(table, first)):
+            x, total = fp32_ptr(chunks[2 * row]), F(0.0)
+            for i in range(chunks[2 * row + 1]):
                 total += x[i] * x[i]
             sums[row] = total
-        first = take_rows(table)
+        first = next_chunk(table)

@@ -1,6 +1,6 @@
-"""Scratch buffers: memory that is allocated once and reused by every layer, for what lives only within a kernel.
+"""Scratch buffers: memory that is allocated once and reused by every layer, for temporaries of a kernel.
 
-Allocating it anew each time costs more than it seems: what is freed between tensors that stay leaves holes in the heap.
+Allocating it each time costs more than the allocation: blocks freed between tensors that stay fragment the heap.
 """
 
 import math
@@ -11,37 +11,37 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from llamita.ops.cpu.launch import has_no_values
+from llamita.ops.cpu.launch import is_fake
 
 BF16 = torch.bfloat16
 WHOLE: tuple[int, ...] = ()
-MOST_VIEWS = 64
+MAX_VIEWS = 64
 
 
 class _Buffers(threading.local):
-    """The buffers of one thread by name: all of each, and views by their shape, which take time to make."""
+    """The buffers of one thread by name: each as a whole, and its views by shape, which take time to create."""
 
     def __init__(self) -> None:
         self.views: dict[str, dict[tuple[int, ...], Tensor]] = {}
 
 
 _real, _fake = _Buffers(), _Buffers()
-"""The second is for FakeTensors: the memory estimate counts what they would keep."""
+"""The second is for FakeTensors: the memory estimate counts what they would allocate."""
 
 
 def scratch(name: str, *shape: int, like: Tensor, dtype: torch.dtype = BF16) -> Tensor:
-    """An uninitialized tensor of this shape, in memory that the next caller with this name will overwrite.
+    """An uninitialized tensor of this shape, in memory that the next caller with this name overwrites.
 
-    A name goes with one `dtype`. Where `like` is a FakeTensor, so is the result.
+    A name always has the same `dtype`. If `like` is a FakeTensor, so is the result.
     """
-    buffers, size = (_fake if has_no_values(like) else _real).views, math.prod(shape)
+    buffers, size = (_fake if is_fake(like) else _real).views, math.prod(shape)
     if name not in buffers or buffers[name][WHOLE].numel() < size:
-        buffers.pop(name, None)  # before another is allocated: not both at once
-        with torch.inference_mode(False):  # not an inference tensor, which no other mode may write to
+        buffers.pop(name, None)  # free the old buffer before allocating the new one
+        with torch.inference_mode(False):  # an inference tensor cannot be written to outside inference mode
             buffers[name] = {WHOLE: torch.empty(size, dtype=dtype)}
     views = buffers[name]
     if shape not in views:
-        if len(views) == MOST_VIEWS:
+        if len(views) == MAX_VIEWS:
             buffers[name] = views = {WHOLE: views[WHOLE]}
         with torch.inference_mode(False):
             views[shape] = views[WHOLE][:size].view(shape)
@@ -53,14 +53,14 @@ def clear() -> None:
     _real.views.clear()
 
 
-def kept_bytes() -> int:
+def allocated_bytes() -> int:
     """Bytes in the buffers of this thread."""
     return sum(views[WHOLE].untyped_storage().nbytes() for views in _real.views.values())
 
 
 @contextmanager
 def fake_buffers() -> Iterator[None]:
-    """For FakeTensors, within the block: it begins with no buffers, and leaves none."""
+    """A block for FakeTensors that begins without buffers, and leaves none behind."""
     _fake.views = {}
     try:
         yield

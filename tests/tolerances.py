@@ -1,8 +1,8 @@
-"""How near a compiled kernel must come to the same mathematics in fp64, on the same numbers.
+"""Tolerances of fused kernels against the same computation in fp64.
 
-It follows from bf16, which has 8 significant bits: to round is to err by 2⁻⁸ of the number at most, and by 1.6·10⁻³ in
-the root mean square. What is rounded once, on its way out, is held to the first, element by element (`ROUNDING`). Where
-products have roundings in between, the whole tensor is held to those of a dozen independent ones (`NEAR`).
+They follow from bf16, which has 8 significant bits: the relative rounding error is at most 2⁻⁸, and 1.6·10⁻³ in the
+root mean square. Outputs that are rounded once must satisfy the first bound element by element (`ROUNDING`). With
+roundings in between, the whole tensor must be within a dozen independent rounding errors (`TOLERANCE`).
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from torch import Tensor
 from llamita.jit.tiles import has_bf16_products
 
 BF16 = torch.bfloat16
-ROUNDING = 2**-8 * 1.001  # and a little for fp32
-NEAR = 6e-3
+ROUNDING = 2**-8 * 1.001  # plus a margin for fp32
+TOLERANCE = 6e-3
 
 
-def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = BF16) -> Tensor:
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = BF16) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def wide(x: Tensor) -> Tensor:
-    """The same numbers in fp64, learned anew."""
+def to_fp64(x: Tensor) -> Tensor:
+    """The same values in fp64, as a new leaf."""
     return x.detach().double().requires_grad_(x.requires_grad)
 
 
-def distance(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected|, of the whole tensors."""
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The relative error |found - expected| / |expected| of the whole tensors."""
     return ((found.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30)).item()
 
 
@@ -36,7 +36,7 @@ def assert_rounded_once(found: Tensor, expected: Tensor, smallest: float = 1e-37
     assert ((found.double() - expected).abs() <= ROUNDING * expected.abs() + smallest).all()
 
 
-def learned(*tensors: Tensor) -> tuple[Tensor, ...]:
+def with_grad(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.requires_grad_() for tensor in tensors)
 
 
@@ -47,7 +47,7 @@ def gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], grad:
 
 LAYOUTS = {
     "contiguous": lambda x: x,
-    "positions first": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),  # as a linear layer leaves heads
+    "positions first": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),  # the layout after a linear layer
     "elements far apart": lambda x: x.mT.contiguous().mT,
     "every second": lambda x: x.repeat_interleave(2, 0).repeat_interleave(2, 2)[::2, :, ::2],
 }
