@@ -1,8 +1,8 @@
-"""What the key-value cache saves: greedy generation with and without it, by one model. `python benchmarks/kv_cache.py`.
+"""KV cache: greedy generation with and without it, on the same model. `python benchmarks/kv_cache.py`.
 
-Both loops are the plainest that there are. Without the cache, every new token costs a pass over all tokens before it;
-with it, a pass over one. The two are timed in turn, so that a slow moment of the machine meets both alike. Where
-other programs compute meanwhile, torch's threads wait for one another: measure with OMP_NUM_THREADS=1 there.
+Both loops are as simple as possible. Without the cache, every new token costs a forward pass over all previous tokens;
+with it, a forward pass over one. The two are timed alternately, so that noise affects both alike. If other programs run
+at the same time, torch's threads wait for one another: set OMP_NUM_THREADS=1.
 """
 
 import os
@@ -16,7 +16,7 @@ from torch import Tensor
 from llamita.model import KVCache, Llama, ModelConfig
 
 ROUNDS = {64: 5, 256: 3, 1024: 1}
-"""New tokens -> how often to measure. The longest run without the cache is measured once: it takes longest by far."""
+"""New tokens -> rounds. The longest run without the cache is measured once, since it takes longest by far."""
 
 CONFIG = ModelConfig(vocab_size=2048, hidden_size=320, num_layers=4, num_heads=5, max_seq_len=1100)
 PROMPT = torch.arange(1, 9).unsqueeze(0)  # (1, 8)
@@ -67,7 +67,7 @@ def main() -> None:
     print(f"{millions:.1f} M parameters, fp32, batch 1; {machine}\n")
     print("| new tokens | with the cache, tokens/s | without, tokens/s | speed-up | rounds |")
     print("|---:|---:|---:|---:|---:|")
-    assert torch.equal(with_cache(model, 16), without_cache(model, 16))  # the same tokens, and both are warm
+    assert torch.equal(with_cache(model, 16), without_cache(model, 16))  # same tokens; also the warm-up
     for new_tokens, rounds in ROUNDS.items():
         cached, uncached = measure(model, new_tokens)
         speeds = f"{new_tokens / cached:,.0f} | {new_tokens / uncached:,.0f} | {uncached / cached:.1f} x"

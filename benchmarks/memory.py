@@ -1,8 +1,8 @@
-"""Is the memory that `llamita presets` tells what training takes? `python benchmarks/memory.py` (Linux; minutes).
+"""Compare the memory estimate of `llamita presets` with real runs: `python benchmarks/memory.py` (Linux; minutes).
 
-Each run is a process of its own, with evaluations, samples and a checkpoint, on the built-in stories; it tells the most
-memory that it ever had resident. From that is taken away what it had before, with the program loaded, the data opened
-and a tiny model trained, which brings in all that PyTorch loads late: the rest is compared with the estimate.
+Each run is a separate process, with evaluations, samples and a checkpoint, on the built-in stories, and reports its
+peak resident memory. Memory in use before the run is subtracted, after loading the program, opening the data and
+training a tiny model, which triggers PyTorch's lazy imports. The rest is compared with the estimate.
 """
 
 import json
@@ -33,18 +33,18 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def configuration(name: str, precision: str) -> RunConfig:
-    """The run of a preset, cut to a few steps."""
+    """The config of a preset, shortened to a few steps."""
     return replace(RunConfig.from_preset(name), **{**STEPS, **RUNS[name]}, precision=precision)
 
 
 def resident(which: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM the most so far."""
+    """Resident bytes of this process: VmRSS is current, VmHWM is the peak."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[which].split()[0]) * 1024
 
 
 def run_one(name: str, precision: str) -> None:
-    """Train in this process, and print what it took as the last line."""
+    """Train in this process, and print its memory as the last line."""
     config = configuration(name, precision)
     vocabulary = open_dataset(config, Display().progress).tokenizer.vocab_size
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def run_one(name: str, precision: str) -> None:
 
 
 def measured(name: str, precision: str) -> dict[str, int]:
-    """The same in a process of its own."""
+    """`run_one` in a separate process."""
     done = subprocess.run([sys.executable, __file__, name, precision], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -67,7 +67,7 @@ def main() -> None:
     for name in RUNS:
         for precision in ("fp32", "bf16"):
             config = configuration(name, precision)
-            open_dataset(config, Display().progress)  # made here, so that the process that is measured only reads it
+            open_dataset(config, Display().progress)  # prepared here, so that the measured process only reads it
             seen = measured(name, precision)
             config = replace(config, vocab_size=seen["vocab_size"])
             parameters = sum(count_parameters(config.model).values())

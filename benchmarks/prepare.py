@@ -1,10 +1,10 @@
-"""Memory and speed of `llamita prepare` on text made on the spot: does the memory stay flat as the text grows?
+"""Memory and speed of `llamita prepare` on generated text: is memory constant as the text grows?
 
     python benchmarks/prepare.py --gigabytes 0.25 2
 
-Each size is a folder of text, JSON lines, and both gzipped: documents of 200 words, drawn by Zipf's law from 100,000
-invented ones. It is made, prepared with a BPE tokenizer of 10,000 trained on it, and deleted. Seconds are those of the
-processor, which other work on the machine does not lengthen.
+Each size is a folder of text, JSON lines, and both gzipped: documents of 200 words, sampled by Zipf's law from 100,000
+made-up words. It is prepared with a BPE tokenizer of 10,000 tokens trained on it, then deleted. Seconds are CPU time,
+which other processes do not affect.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     """Measure each size."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.25, 2.0])
-    parser.add_argument("--folder", type=Path, help="where the text is made; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where to generate the text; default: a temporary folder")
     options = parser.parse_args()
     for gigabytes in options.gigabytes:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def write_text(folder: Path, size: int) -> int:
-    """Fill a folder with the four kinds of files, of the same size before compression -> bytes of text in all."""
+    """Write the four kinds of files, of equal size before compression -> total bytes of text."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     words = np.array([rng.choice(LETTERS, rng.integers(2, 11)).tobytes().decode() for _ in range(WORDS)], dtype=object)
@@ -47,7 +47,7 @@ def write_text(folder: Path, size: int) -> int:
 
 
 def write_file(path: Path, size: int, words: np.ndarray, rng: np.random.Generator) -> int:
-    """Documents until they have `size` bytes -> those bytes."""
+    """Write documents up to `size` bytes -> bytes written."""
     written = 0
     create = gzip.open if path.suffix == ".gz" else open
     with create(path, "wt") as stream:
@@ -57,11 +57,11 @@ def write_file(path: Path, size: int, words: np.ndarray, rng: np.random.Generato
             written += len(document)
             if written >= size:
                 return written
-    raise AssertionError("there is no end of documents")
+    raise AssertionError("unreachable: documents() is infinite")
 
 
 def documents(words: np.ndarray, rng: np.random.Generator) -> Iterator[str]:
-    """Documents without end; the word of rank r is drawn with a probability that goes with 1/r."""
+    """An infinite stream of documents; the word of rank r has a probability proportional to 1/r."""
     edges = np.cumsum(1 / np.arange(1, WORDS + 1))
     while True:
         drawn = words[np.searchsorted(edges, rng.random((1000, WORDS_IN_A_DOCUMENT)) * edges[-1])]
@@ -69,7 +69,7 @@ def documents(words: np.ndarray, rng: np.random.Generator) -> Iterator[str]:
 
 
 def prepare(folder: Path) -> tuple[float, float]:
-    """-> (seconds of processor time, most MiB of memory) of `llamita prepare` on folder/text."""
+    """-> (CPU seconds, peak MiB) of `llamita prepare` on folder/text."""
     words = ["prepare", "--data", folder / "text", "--vocab_size", "10000", "--output_dir", folder / "tokens"]
     process = subprocess.Popen(
         [sys.executable, "-m", "llamita", *map(str, words)], env={**os.environ, "LLAMITA_CACHE": str(folder / "cache")}

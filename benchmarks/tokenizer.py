@@ -1,8 +1,8 @@
-"""How fast does llamita's tokenizer encode, decode and learn, beside tiktoken, tokenizers and rustbpe?
+"""Benchmark llamita's tokenizer (encode, decode, train) against tiktoken, tokenizers and rustbpe.
 
     python benchmarks/tokenizer.py --data fairytales.txt
 
-Prints a table in Markdown; docs/benchmarks.md says what is measured, and how.
+Prints a table in Markdown; docs/benchmarks.md describes the method.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from common.command import Parser, UsageError, run_command
 
 
 def parser() -> Parser:
-    """The flags."""
-    flags = Parser(description="Encoding, decoding and learning, beside tiktoken, tokenizers and rustbpe.")
+    """The command line."""
+    flags = Parser(description="Encoding, decoding and training, compared with tiktoken, tokenizers and rustbpe.")
     add = flags.add_argument
     add("--data", type=Path, help="an English text; default: built-in stories")
     add("--multilingual", type=Path, help="a text in many scripts; default: this machine's message catalogues")
     add("--gpt2", default="gpt2", help="the folder of GPT-2's vocabulary and merges; default: downloaded once")
-    add("--rounds", type=int, default=5, help="measurements of each; default: %(default)s")
+    add("--rounds", type=int, default=5, help="rounds; default: %(default)s")
     return flags
 
 
@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for name, text in setting.texts().items():
         print(f"{name}: {len(text.encode('utf-8')) / 1e6:.1f} MB")
     if setting.multilingual is None:
-        print("multilingual: left out, there are too few message catalogues here; give --multilingual FILE")
+        print("multilingual: skipped, too few message catalogues on this machine; give --multilingual FILE")
     print(f"\n{HEADER}", flush=True)
     for row in measure(setting):
         print(row, flush=True)

@@ -1,8 +1,8 @@
-"""Does the tokenizer's memory stay flat? `python benchmarks/tokenizer_memory.py [gigabytes]` (Linux; default 1).
+"""Is the tokenizer's memory constant? `python benchmarks/tokenizer_memory.py [gigabytes]` (Linux; default 1).
 
-A file that is a single line of words, 50,000 different ones, is made on the spot. In a process of its own each, a
-vocabulary of 10,000 is learned from it, and it is encoded; what that adds to the memory that is resident once the
-kernels are loaded is printed, and the seconds.
+Generates a file that is a single line, with 50,000 distinct words. Training a vocabulary of 10,000 on it and encoding
+it run in separate processes; prints the seconds, and the peak memory in excess of what was resident after loading the
+kernels.
 """
 
 import random
@@ -28,18 +28,18 @@ def write_line(file: Path, size: int) -> None:
 
 
 def peak() -> int:
-    """The most memory that this process ever had resident, in bytes."""
+    """Peak resident memory of this process, in bytes."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024
 
 
 def measure(what: str, file: Path) -> None:
-    """Do it in this process, and print what it took."""
+    """Run it in this process, and print time and memory."""
     vocab, merges = train_bpe(["a tiny text that loads all kernels"], vocab_size=260)
     tokenizer = BPETokenizer(vocab, merges)
     tokenizer.encode("and these")
     before, started = peak(), time.perf_counter()
-    if what == "learn":
+    if what == "train":
         train_bpe([file], vocab_size=10_000)
     else:
         sum(len(block) for block in tokenizer.encode_blocks(read_blocks(file)))
@@ -54,7 +54,7 @@ def main(gigabytes: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "line.txt"
         write_line(file, int(gigabytes * 1e9))
-        for what in ("learn", "encode"):
+        for what in ("train", "encode"):
             subprocess.run([sys.executable, __file__, what, str(file)], check=True)
 
 

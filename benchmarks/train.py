@@ -1,10 +1,10 @@
-"""How fast does llamita train on this machine, and in how much memory? Tables in Markdown, numbers in JSON.
+"""Training speed and memory on this machine. Tables in Markdown, numbers in JSON.
 
-    python benchmarks/train.py                        # beside transformers, at all shapes: about an hour
-    python benchmarks/train.py --baseline CHECKOUT    # beside an older llamita
-    python benchmarks/train.py --busy                 # idle, and beside a process that keeps one core busy
+    python benchmarks/train.py                        # against transformers, at all shapes: about an hour
+    python benchmarks/train.py --baseline CHECKOUT    # against an older llamita
+    python benchmarks/train.py --busy                 # idle, and next to a process that keeps one core busy
 
-docs/benchmarks.md says what is measured, and how.
+docs/benchmarks.md describes the method.
 """
 
 from argparse import Namespace
@@ -22,19 +22,19 @@ from training.shapes import CONTEXTS, choose_contexts, choose_shapes
 
 
 def parser() -> Parser:
-    """The flags."""
-    flags = Parser(description="Training steps on the CPU, beside peers, an older llamita, or a busy process.")
+    """The command line."""
+    flags = Parser(description="Training steps on the CPU, against peers, an older llamita, or a busy process.")
     add = flags.add_argument
     add("--shapes", nargs="+", default=[], metavar="NAME", help="names or numbers, such as 512x4 or 1; default: all")
     add("--contexts", nargs="+", type=int, metavar="LENGTH",
-        help="further contexts of the first shape; default: 256 1024 4096 where all shapes are measured")  # fmt: skip
-    add("--rounds", type=int, help=f"measurements of each; default: 5, with --baseline {BASELINE_ROUNDS}")
-    add("--threads", type=int, default=0, help="CPU threads of each; 0: as many as llamita chooses")
-    add("--json", type=Path, help="where to keep the numbers; default: bench-train-DATE-TIME.json")
-    add("--against", type=Path, help="such a file, to see what became slower since")
+        help="more context lengths for the first shape; default: 256 1024 4096 if all shapes are measured")  # fmt: skip
+    add("--rounds", type=int, help=f"rounds; default: 5, with --baseline {BASELINE_ROUNDS}")
+    add("--threads", type=int, default=0, help="CPU threads; 0: llamita's choice")
+    add("--json", type=Path, help="where to write the numbers; default: bench-train-DATE-TIME.json")
+    add("--against", type=Path, help="an earlier such file, to list regressions")
     add("--baseline", type=Path, metavar="CHECKOUT", help="compare with the llamita of this checkout instead of peers")
     add("--busy", action="store_true",
-        help="measure the first shape and 128x4, idle and beside a process that spins on one core")  # fmt: skip
+        help="measure the first shape and 128x4, idle and next to a process that spins on one core")  # fmt: skip
     _add_peers(flags)
     _add_full_run(flags)
     return flags
@@ -42,28 +42,28 @@ def parser() -> Parser:
 
 def _add_peers(flags: Parser) -> None:
     group = flags.add_argument_group("peers")
-    group.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT, to measure it too")
-    group.add_argument("--litgpt", type=Path, help="a clone of LitGPT, to measure it too")
+    group.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT, to benchmark it too")
+    group.add_argument("--litgpt", type=Path, help="a clone of LitGPT, to benchmark it too")
     group.add_argument("--no_compile", dest="compile", action="store_false",
-                       help="do not compile the tuned peers, which takes a minute a shape")  # fmt: skip
+                       help="do not compile the tuned peers, which takes a minute per shape")  # fmt: skip
 
 
 def _add_full_run(flags: Parser) -> None:
     group = flags.add_argument_group("a full run")
     add = group.add_argument
-    add("--end_to_end", action="store_true", help="also run llamita train at the first shape, from start to end")
+    add("--end_to_end", action="store_true", help="also time a complete llamita train at the first shape")
     add("--max_steps", "--steps", type=int, default=FullRunSetting.max_steps, help="of that run; default: %(default)s")
     add("--every", type=int, default=FullRunSetting.every,
         help="steps between its evaluations, samples and checkpoints; default: %(default)s")  # fmt: skip
     add("--eval_sequences", type=int, help="windows of each evaluation; 0: all; default: llamita's")
-    add("--sample_count", type=int, help="samples each time; default: llamita's")
+    add("--sample_count", type=int, help="samples per evaluation; default: llamita's")
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure what `words` (default: the command line) ask for, and print it line by line. Raises `UsageError`."""
+    """Run the benchmarks selected by `words` (default: the command line), line by line. Raises `UsageError`."""
     options = parser().parse(words)
     if options.baseline and (options.busy or options.end_to_end):
-        raise UsageError("--baseline measures nothing else: leave out --busy and --end_to_end")
+        raise UsageError("--baseline cannot be combined with --busy or --end_to_end")
     default_rounds = BASELINE_ROUNDS if options.baseline else Setting.rounds
     rounds = default_rounds if options.rounds is None else options.rounds
     setting = Setting(rounds, options.nanogpt, options.litgpt, options.compile, options.threads)
@@ -77,11 +77,11 @@ def main(words: Sequence[str] | None = None) -> None:
         print(line, flush=True)
     for line in paragraph(results.compared(older)) if older else ():
         print(line, flush=True)
-    print(f"\nkept in {plan.file}")
+    print(f"\nwritten to {plan.file}")
 
 
 def lines(plan: Plan, options: Namespace, results: Results) -> Iterator[str]:
-    """The measurements that are asked for, as they come."""
+    """The requested measurements, line by line."""
     if options.baseline:
         return report_baseline(plan, options.baseline, results)
     if options.busy:

@@ -1,15 +1,15 @@
-"""Derive llamita/tokenizer/character_classes.txt by asking tiktoken. Run: python scripts/derive_character_classes.py
+"""Derive llamita/tokenizer/character_classes.txt from tiktoken. Run: python scripts/derive_character_classes.py
 
-Split patterns are written with \\p{L}, \\p{N}, \\s and (?i:...), and what those mean depends on who reads them: the
-Python packages `regex` and `unicodedata` follow other versions of Unicode than tiktoken does (17,144 code points
-differ for \\p{L} alone). Vocabularies are published together with tiktoken, so tiktoken decides, and llamita pins its
-answer.
+Split patterns use \\p{L}, \\p{N}, \\s and (?i:...), and the meaning of these depends on the regex engine: the
+Python packages `regex` and `unicodedata` follow other Unicode versions than tiktoken does (17,144 code points
+differ for \\p{L} alone). Vocabularies are published with tiktoken, so tiktoken is the reference, and llamita pins its
+classes.
 
 How the probe works: tiktoken encodes what its pattern matches and silently drops everything between the matches. So an
 encoding whose only tokens are the 256 bytes, with the class itself as its pattern, given a text of every code point,
-encodes exactly the members of the class. Decoding shows them. Surrogates are not characters and are left out.
+encodes exactly the members of the class. Decoding lists them. Surrogates are not characters and are excluded.
 
-`--check` writes nothing and exits with 1 if the checked-in table is not what this tiktoken says.
+`--check` writes nothing, and exits with 1 if the checked-in table differs from the installed tiktoken.
 """
 
 import sys
@@ -64,7 +64,7 @@ def main() -> int:
         TABLE.write_text(table(), encoding="utf-8")
         return 0
     derived, checked_in = (text.partition("\n\n")[2] for text in (table(), TABLE.read_text(encoding="utf-8")))
-    print("the table is what tiktoken says" if derived == checked_in else "the table differs from what tiktoken says")
+    print("the table matches tiktoken" if derived == checked_in else "the table differs from tiktoken")
     return int(derived != checked_in)
 
 

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from llamita/config/, so that the page and the code cannot disagree.
+"""Generate docs/configuration.md from llamita/config/, so that the page always matches the code.
 
 python scripts/write_configuration_page.py
 """
@@ -20,29 +20,40 @@ TABLES = {
 }
 INTRODUCTION = """# Configuration
 
-Every setting is a flag of `llamita train` (`--hidden_size 256`, or `--hidden-size 256`) and a key of a TOML file given
-with `--config`, under the table that it stands in here. `--preset NAME` is such a file that comes with llamita:
-`llamita presets` lists them. Flags win over the file, the file over the preset, the preset over the defaults. An
-unknown name is answered with the nearest one. The run directory holds the whole configuration, resolved, as
-`config.toml`.
+Every setting is a flag of `llamita train` (`--hidden_size 256`, or `--hidden-size 256`) and a key of a TOML file for
+`--config`, in the table that it has on this page. `--preset NAME` is such a file that comes with llamita:
+`llamita presets` lists them. Flags override the file, the file overrides the preset, the preset overrides the defaults.
+The message about an unknown name suggests the nearest one. The run directory contains the whole configuration,
+resolved, as `config.toml`.
 
-`--config RUN/config.toml` is that run again, and with other flags beside it a run like it. What nobody asked for then
-follows the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again
-where their value in the config.toml of a run is just what would be derived from the other settings there. So
-`--hidden_size 256` is enough to change the width. Any other value stays, as do `vocab_size` and `max_steps`, which came
-from the data; and in a file that no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in
-that run (device, precision, threads, kernels, compiling, micro-batch) is chosen again where the model has the same
-shape and the processor is of the same kind, so that the numbers are the same bit for bit; else a note says that it is
-chosen anew. `train(config, repeated="RUN/config.toml")` does so in Python.
+Whole numbers may be written `10000`, `10_000`, `1e4` or `10k` (also M, B); in TOML, `10_000` or `1e4`. 0, auto or empty
+stands for a derived value or for off, as described for each setting.
+
+`--config RUN/config.toml` repeats that run, and with other flags starts a similar one. Values that nobody set follow
+the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again if their
+value in the config.toml of a run is the one derived from the other settings there. So `--hidden_size 256` is enough to
+change the width. Every other value stays, as do `vocab_size` and `max_steps`, which came from the data. In a file that
+no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in that run (device, precision,
+threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape and the processor is
+of the same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen from scratch.
+`train(config, repeated="RUN/config.toml")` does this in Python.
+
+`--config RUN/config.toml` repeats that run, and with other flags starts a similar one. Values that nobody set follow
+the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again if their
+value in the config.toml of a run is the one derived from the other settings there. So `--hidden_size 256` is enough to
+change the width. Every other value stays, as do `vocab_size` and `max_steps`, which came from the data. In a file that
+no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in that run (device, precision,
+threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape and the processor is
+of the same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen from scratch.
+`train(config, repeated="RUN/config.toml")` does this in Python.
 
 Python constructs the same configuration from the same names, or from their aliases:
 `llamita.config.replace(RunConfig(), hidden_size=256)` is `--hidden_size 256`, and
-`replace(RunConfig.from_toml("my.toml"), lr=1e-3)` is `--config my.toml --lr 1e-3`. What nobody asked for is derived
+`replace(RunConfig.from_toml("my.toml"), lr=1e-3)` is `--config my.toml --lr 1e-3`. Values that nobody set are derived
 again, and so is a derived setting that is replaced by 0.
 
-*Identity* settings make a run what it is: with another value it is another run, and a resume with one is refused.
-*Execution* settings may change from one start to the next. (What says which text, and which tokenizer, counts by what
-these contain.)
+*Identity* settings define the experiment: another value is another run, and resuming a run with one is refused.
+*Execution* settings may change when a run is resumed. (Text and tokenizer count by their content.)
 
 This page is written by `python scripts/write_configuration_page.py`.
 """
@@ -76,10 +87,16 @@ def page() -> str:
     lines = [INTRODUCTION.rstrip()]
     for name, cls in TABLES.items():
         lines += table(name, cls)
-    lines += ["\n## Other trainers' names", "They work as flags and as TOML keys, with `_` or `-`.", ""]
+    lines += ["\n## Names of other trainers", "They work as flags and as TOML keys, with `_` or `-`.", ""]
     lines += ["| name | here |", "|---|---|"]
     lines += [f"| `{alias}` | `{name}` |" for alias, name in config.ALIASES.items()]
-    lines += ["\n## Settings of earlier versions", "They are ignored, with a note; a run that has them goes on.", ""]
+    lines += ["\n## Values of other trainers", "They work for the setting and for its other names.", ""]
+    lines += ["| setting | value | here |", "|---|---|---|"]
+    lines += [f"| `{n}` | `{v}` | `{own}` |" for n, values in config.VALUES.items() for v, own in values.items()]
+    lines += ["\n## Switches of other trainers", "`--use_amp`, `--use_amp=False`; in TOML `use_amp = true`.", ""]
+    lines += ["| switch | on | off |", "|---|---|---|"]
+    lines += [f"| `{name}` | {settings(on)} | {settings(off)} |" for name, (on, off) in config.SWITCHES.items()]
+    lines += ["\n## Settings of earlier versions", "They are ignored, with a note; a run that has them resumes.", ""]
     lines += ["| name | why it is no longer needed |", "|---|---|"]
     lines += [f"| `{name}` | {why} |" for name, why in config.RETIRED.items()]
     lines += ["\n## Generation", "Flags of `llamita generate`, and arguments of `llamita.generate.generate`.", ""]
@@ -87,6 +104,11 @@ def page() -> str:
     lines += ["| setting | default | |", "|---|---|---|"]
     lines += [f"| `{f.name}` | {f.default} | {texts[f.name]} |" for f in fields(config.GenerationConfig)]
     return "\n".join(lines) + "\n"
+
+
+def settings(values: dict[str, object]) -> str:
+    """The settings of a switch, as flags."""
+    return " ".join(f"`--{name} {value}`" for name, value in values.items()) or "the default"
 
 
 if __name__ == "__main__":

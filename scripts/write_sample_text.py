@@ -1,9 +1,9 @@
-"""Write `data/input.txt`: 300 KB of the built-in stories, a line `<|endoftext|>` after each.
+"""Write `data/input.txt`: 300 KB of the built-in stories, each followed by a line `<|endoftext|>`.
 
     python scripts/write_sample_text.py
 
-The stories are the first of seed 0 with which training would begin too, so that no validation story is among them.
-Run it again when the grammar has changed; a test notices if you forget.
+They are the first training stories of seed 0, so they include no validation story.
+Run it again when the grammar changes; a test fails if you forget.
 """
 
 from pathlib import Path

@@ -67,7 +67,7 @@ def test_an_error_in_a_section_comes_back_with_its_traceback():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for Python")
 def test_a_section_whose_process_dies_or_hangs_has_failed(monkeypatch, tmp_path):
-    """Whatever stands in the place of Python: what ends at once without a result, and what sleeps."""
+    """A script in place of Python that exits immediately without a result, and one that sleeps."""
     for name, script in {"dies": "import sys; sys.exit('gone')", "hangs": "import time; time.sleep(60)"}.items():
         (tmp_path / f"{name}.py").write_text(script)
     python = tmp_path / "python"

@@ -1,4 +1,4 @@
-"""`benchmarks/train.py`: real processes, tiny shapes; how fast anything is, no test asks."""
+"""`benchmarks/train.py`: real processes, tiny shapes; no test depends on speed."""
 
 import importlib.util
 import itertools
@@ -234,6 +234,7 @@ def test_a_full_run_is_timed_with_all_that_it_does():
     assert run.tokens == TINY.tokens
 
 
+@pytest.mark.slow
 def test_this_very_tree_as_baseline_gives_a_row_of_ratios(tmp_path):
     """Both sides train the same model: `measure_baseline` refuses other losses, and a llamita from elsewhere."""
     sides = choose_sides(ROOT, tmp_path / "caches")
@@ -305,7 +306,7 @@ def test_the_busy_process_runs_until_the_block_ends():
 def test_a_candidate_that_falls_below_half_of_one_thread_misses_the_goal():
     loads = {"llamita, 2 threads": Load(2, [0.5], [2.5]), ONE_THREAD: Load(1, [1.0], [1.6])}
     row = BusyRow(TINY, loads)
-    assert row.kept(ONE_THREAD) == [0.625]
+    assert row.retained(ONE_THREAD) == [0.625]
     assert row.speed("llamita, 2 threads", "busy") == pytest.approx(0.4 * row.speed(ONE_THREAD, "idle"))
     *_, missed = busy.notes([row])
     assert missed == "Rows that miss: 16x1, 4 x 16, llamita, 2 threads."
@@ -430,16 +431,16 @@ def test_with_a_baseline_nine_rounds_of_all_shapes_and_contexts_are_measured(mon
         (["--rounds", "0"], "--rounds is 0"),
         (["--threads", "-1"], "--threads is -1"),
         (["--end-to-end", "--steps", "0"], "--max_steps is 0, but must be at least 1"),
-        (["--end_to_end", "--shapes", "4"], "--end_to_end: made-up words have no vocabulary of 65"),
-        (["--nanogpt", "nowhere"], "--nanogpt nowhere: there is no model.py"),
-        (["--litgpt", "nowhere"], "--litgpt nowhere: there is no litgpt/model.py"),
+        (["--end_to_end", "--shapes", "4"], "--end_to_end: the generated text does not support a vocabulary of 65"),
+        (["--nanogpt", "nowhere"], "--nanogpt nowhere: model.py not found"),
+        (["--litgpt", "nowhere"], "--litgpt nowhere: litgpt/model.py not found"),
         (["--against", "nowhere.json"], "--against nowhere.json: cannot be read"),
         (["--against", "broken.json"], "--against broken.json: not JSON"),
-        (["--against", "other.json"], "--against other.json: no measurement of training"),
-        (["--json", "nowhere/new.json"], "there is no folder nowhere"),
-        (["--json", "."], "that is a folder"),
-        (["--baseline", "nowhere"], "--baseline nowhere: there is no llamita/__init__.py"),
-        (["--baseline", ".", "--busy"], "--baseline measures nothing else"),
+        (["--against", "other.json"], "--against other.json: not a results file"),
+        (["--json", "nowhere/new.json"], "folder nowhere does not exist"),
+        (["--json", "."], "is a folder"),
+        (["--baseline", "nowhere"], "--baseline nowhere: llamita/__init__.py not found"),
+        (["--baseline", ".", "--busy"], "--baseline cannot be combined with"),
         (["--round_trip"], "unrecognized arguments: --round_trip"),
     ],
 )

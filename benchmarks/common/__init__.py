@@ -1,1 +1,1 @@
-"""What several of the benchmark scripts share. Nothing here imports llamita or torch."""
+"""Shared by the benchmark scripts. Nothing here imports llamita or torch."""

@@ -8,11 +8,11 @@ from typing import NoReturn
 
 
 class UsageError(Exception):
-    """Something that the user can correct: one line that says what is wrong and what to do."""
+    """A user's mistake: one line that says what is wrong and what to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that takes `--end-to-end` for `--end_to_end`, and raises `UsageError` instead of exiting."""
+    """An `ArgumentParser` that accepts `--end-to-end` for `--end_to_end`, and raises `UsageError` on errors."""
 
     def parse(self, words: Sequence[str] | None = None) -> argparse.Namespace:
         """The options in `words` (default: the command line). Raises `UsageError`."""
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def underscored(word: str) -> str:
-    """`--no-compile` -> `--no_compile`; a value stays as it is."""
+    """`--no-compile` -> `--no_compile`; values are unchanged."""
     if not word.startswith("--"):
         return word
     name, equals, value = word[2:].partition("=")
@@ -32,12 +32,12 @@ def underscored(word: str) -> str:
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether `error` is a `UsageError`, or the `UserError` of some llamita, known by its name without an import."""
+    """Whether `error` is a `UsageError`, or llamita's `UserError`, recognized by name without importing it."""
     return isinstance(error, UsageError) or type(error).__name__ == "UserError"
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with what `main` returns: 0 for None, 2 after a mistake, 130 after Ctrl-C."""
+    """Exit with the return value of `main`: 0 for None, 2 after a user's mistake, 130 after Ctrl-C."""
     name = Path(sys.argv[0]).name
     try:
         sys.exit(main() or 0)

@@ -1,4 +1,4 @@
-"""Confidence intervals that assume nothing about the distribution."""
+"""Distribution-free confidence intervals."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Interleaved measurements: whatever else runs on the machine slows all candidates alike."""
+"""Interleaved measurements: noise on the machine affects all candidates alike."""
 
 import gc
 import statistics
@@ -11,7 +11,7 @@ Job = Callable[[], object]
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long each job took, one number per round."""
+    """Seconds of each job, one number per round."""
 
     by_name: Mapping[str, list[float]]
 
@@ -25,9 +25,9 @@ class Seconds:
 
 
 def interleaved(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """(round, name) for every name in each round; every other round goes backwards, so that no name always comes first.
+    """(round, name) for every name in each round; every other round is reversed, so that no name is always first.
 
-    Round 0 is a warm-up that does not count; 1 … `rounds` follow.
+    Round 0 is a warm-up; rounds 1 … `rounds` are measured.
     """
     order = list(names)
     for number in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu.py` is made of: one module per section of its report."""
+"""The sections of `benchmarks/gpu.py`, one module each."""
 
 SECTIONS = {
     "tests": "The test suite on the device",

@@ -1,8 +1,8 @@
-"""Which kernel computes attention, forward and backward, and in how much memory? The profiler's kernel names tell.
+"""Which kernels compute attention, forward and backward, according to the profiler, and in how much memory?
 
-A fused kernel never stores the scores (batch, heads, seq, seq). Its name contains `flash` (FlashAttention, also that of
-cuDNN) or `fmha` (CUTLASS; torch's memory-efficient one, which takes masks). The fallback is matrix products and a
-softmax.
+A fused kernel never materializes the scores (batch, heads, seq, seq). Its name contains `flash` (FlashAttention, also
+cuDNN's) or `fmha` (CUTLASS; torch's memory-efficient attention, which supports masks). The fallback is matrix products
+and a softmax.
 """
 
 import re
@@ -28,7 +28,7 @@ class Case:
     context: int
     kv_heads: int
     packed: bool
-    """Whether each row holds several documents, which do not see one another."""
+    """Whether each row packs several documents, which do not attend to one another."""
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ def _profile(case: Case, setting: Setting, tokens: int) -> dict[str, Any]:
             loss = model(ids, ids, **(packing if case.packed else {}))
         loss.backward()
 
-    step()  # the profiler sees what later steps do
+    step()  # warm-up
     if setting.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     activity = ProfilerActivity.CUDA if setting.on_gpu else ProfilerActivity.CPU
@@ -89,12 +89,12 @@ def _profile(case: Case, setting: Setting, tokens: int) -> dict[str, Any]:
 
 
 def is_fused(kernels: list[str]) -> bool:
-    """Whether fused kernels computed attention in both directions."""
+    """Whether attention ran on fused kernels, forward and backward."""
     fused = [name for name in kernels if FUSED.search(name)]
     backward = [name for name in fused if re.search(r"bwd|backward|bprop|cutlassB", name)]
     return bool(backward) and len(fused) > len(backward)
 
 
 def attention_kernels(kernels: list[str]) -> list[str]:
-    """The names that belong to attention; on a GPU without a fused kernel, the softmax of the fallback."""
+    """The kernels of attention; on a GPU without a fused kernel, the softmax of the fallback."""
     return [name for name in kernels if FUSED.search(name) or "attention" in name.lower() or "softmax" in name.lower()]

@@ -1,7 +1,7 @@
-"""Is the memory that llamita estimates before step 1 what a run takes?
+"""Compare the memory estimate made before step 1 with a run.
 
-On a GPU the peak is what torch's allocator had given out at most, above what it had before. At toy size on a CPU it is
-resident memory, where the program itself is most of it: the section is run, but not judged.
+On a GPU it is torch's peak allocated memory, minus what was allocated before. At toy size on a CPU it is resident
+memory, most of which is the program itself: the section runs, but is not judged.
 """
 
 from pathlib import Path
@@ -39,8 +39,8 @@ def run(setting: Setting) -> Section:
         sizes = [f"{found[key] / MIB:,.1f}" for key in ("estimate", "measured")]
         lines.append(line([name, found["batch"], f"{found['parameters']:,}", *sizes, f"{ratio:.2f}"]))
         if setting.on_gpu and abs(ratio - 1) > TOLERANCE:
-            problems.append(f"{name}: the estimate is {ratio:.2f} of what was measured")
-    good = f"within {TOLERANCE:.0%} of what was measured" if setting.on_gpu else "not judged on a CPU"
+            problems.append(f"{name}: the estimate is {ratio:.2f} of the measured peak")
+    good = f"within {TOLERANCE:.0%} of the measured peak" if setting.on_gpu else "not judged on a CPU"
     return Section.judged(problems, good, lines, data)
 
 
@@ -65,7 +65,7 @@ def _measure(name: str, options: dict[str, Any], setting: Setting) -> dict[str, 
 
 
 def _reset(setting: Setting) -> int:
-    """Bytes in use before the run."""
+    """Bytes in use before the run; resets the peak."""
     if not setting.on_gpu:
         return peak_memory()
     import gc

@@ -1,4 +1,4 @@
-"""Run the sections, each in a process of its own, and write what they found as Markdown and JSON."""
+"""Run each section in a separate process, and write the report as Markdown and JSON."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ class Report:
     """All sections so far."""
 
     device: str
-    """The name of the GPU, or that there is none."""
+    """The name of the GPU, or a note that there is none."""
     sections: dict[str, Section] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -36,7 +36,7 @@ class Report:
         return any(section.status == "failed" for section in self.sections.values())
 
     def markdown(self) -> Iterator[str]:
-        """Lines: a table of all sections, and then what each found."""
+        """Lines: a table of all sections, then the results of each."""
         machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
         yield f"# GPU report\n\n{self.device}; {machine}; {datetime.now():%Y-%m-%d %H:%M}\n"
         yield header(("section", "status", "seconds", "summary"))
@@ -47,14 +47,14 @@ class Report:
             yield from section.lines or [section.summary]
 
     def write(self, folder: Path) -> None:
-        """Both files, so that what there is outlives a later crash."""
+        """Write both files; called after each section, so that a later crash loses nothing."""
         (folder / MARKDOWN).write_text("\n".join(self.markdown()) + "\n", encoding="utf-8", newline="\n")
         sections = {name: {**asdict(each), "seconds": self.seconds[name]} for name, each in self.sections.items()}
         write_json(folder / NUMBERS, {"device": self.device, "machine": describe_machine(), "sections": sections})
 
 
 def write_report(names: Iterable[str], report: Report, setting: Setting, folder: Path, limit: float) -> Iterator[str]:
-    """Run the sections one after the other, at most `limit` seconds each -> a line for each, when it has ended."""
+    """Run the sections one by one, at most `limit` seconds each -> a line for each when it ends."""
     for name in names:
         started = time.monotonic()
         section = run_section(name, setting, limit)
@@ -64,7 +64,7 @@ def write_report(names: Iterable[str], report: Report, setting: Setting, folder:
 
 
 def run_section(name: str, setting: Setting, limit: float) -> Section:
-    """One section in a process of its own: after an error of a GPU, a process can use it no more."""
+    """Run one section in a separate process: after a GPU error, a process cannot use the GPU any more."""
     with tempfile.TemporaryDirectory(dir=setting.folder or None) as folder:
         result, own = Path(folder) / "result.json", Path(folder) / "work"
         own.mkdir()
@@ -89,7 +89,7 @@ def choose_sections(names: list[str]) -> list[str]:
 
 
 def describe_device(toy: bool) -> tuple[str, str]:
-    """(device for torch, its name): the first GPU of NVIDIA's, or the CPU where there is none or a toy is asked for."""
+    """(torch device, its name): the first NVIDIA GPU, or the CPU if there is none or `toy`."""
     import torch
 
     if toy or not torch.cuda.is_available():

@@ -1,6 +1,6 @@
-"""A run that is killed with SIGKILL and started again, beside one that nothing disturbs: are the weights the same?
+"""Kill a run with SIGKILL, resume it, and compare its weights with those of an undisturbed run.
 
-Where two undisturbed runs differ (some kernels of a GPU add in any order), the resumed one may differ by as much.
+If two undisturbed runs differ (some GPU kernels are not deterministic), the resumed one may differ by as much.
 """
 
 import subprocess
@@ -32,13 +32,13 @@ def run(setting: Setting) -> Section:
     _finish(_start(setting, "killed"))
     first, second, resumed = (last_weights(folder / name) for name in ("first", "second", "killed"))
     noise, difference = largest_difference(first, second), largest_difference(first, resumed)
-    said = f"killed after {killed_after}; largest difference of a weight {difference:.3g}"
+    summary = f"killed after {killed_after}; largest difference of a weight {difference:.3g}"
     lines = [f"Killed after {killed_after}, resumed, and compared after {STEPS[_kind(setting)]} steps.", "",
              f"- undisturbed against resumed: largest difference of a weight {difference:.3g}",
              f"- undisturbed against undisturbed: {noise:.3g}"]  # fmt: skip
     data = {"killed_after": killed_after, "difference": difference, "noise": noise}
-    problems = [said] if difference > SLACK * noise else []
-    return Section.judged(problems, said, lines, data)
+    problems = [summary] if difference > SLACK * noise else []
+    return Section.judged(problems, summary, lines, data)
 
 
 def _kind(setting: Setting) -> str:
@@ -46,7 +46,7 @@ def _kind(setting: Setting) -> str:
 
 
 def _start(setting: Setting, name: str) -> subprocess.Popen[str]:
-    """`llamita train` in a process; the same name is the same command."""
+    """Start `llamita train`; the same name means the same command."""
     flags = {
         "data": "text.txt", "tokenizer": "char", "output_dir": name, "device": setting.device,
         "hidden_size": 64, "num_layers": 2, "num_heads": 2, "max_seq_len": 64, "batch_size": 8, "compile": "off",
@@ -71,7 +71,7 @@ def _finish(process: subprocess.Popen[str]) -> None:
 
 
 def _kill(process: subprocess.Popen[str], directory: Path) -> str:
-    """Kill the run once it has two checkpoints -> the name of its newest."""
+    """Kill the run once it has two checkpoints -> the name of the newest."""
     deadline = time.monotonic() + DEADLINE
     while len(found := checkpoints(directory)) < 2:
         if process.poll() is not None or time.monotonic() > deadline:
@@ -85,7 +85,7 @@ def _kill(process: subprocess.Popen[str], directory: Path) -> str:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """Complete checkpoints, the newest last."""
+    """Complete checkpoints, newest last."""
     return [manifest.parent for manifest in sorted(directory.glob("step_*/manifest.json"))]
 
 
@@ -97,6 +97,6 @@ def last_weights(directory: Path) -> dict[str, np.ndarray]:
 
 
 def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """Of any weight; 0 means bitwise equal. Raises `AssertionError` if they are different models."""
+    """The largest difference of any weight; 0 means bitwise equal. Raises `AssertionError` for different models."""
     assert one.keys() == other.keys()
     return max(float(np.abs(one[name] - other[name]).max()) for name in one)

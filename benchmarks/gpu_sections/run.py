@@ -1,4 +1,4 @@
-"""The process of one section: `python -m gpu_sections.run NAME RESULT`, with the setting as JSON on standard input."""
+"""The process of one section: `python -m gpu_sections.run NAME RESULT`, with the setting as JSON on stdin."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from gpu_sections.section import Section, Setting
 
 
 def main() -> None:
-    """Run the section and write what it found; a failure is a result, too."""
+    """Run the section and write its result, including failures."""
     name, result = sys.argv[1:]
     setting = Setting(**json.load(sys.stdin))
     try:

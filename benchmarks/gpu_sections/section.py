@@ -1,4 +1,4 @@
-"""What a section of the report is given, and what it returns."""
+"""The input and the result of a section of the report."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,24 +8,24 @@ Status = Literal["passed", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sections share; plain JSON, since each section runs in a process of its own."""
+    """Shared by all sections; JSON-serializable, since each section runs in a separate process."""
 
     device: str
     """cuda, or cpu at toy size."""
     folder: str
-    """Where the section may write, and nothing is kept."""
+    """A temporary folder for the section."""
     nanogpt: str = ""
-    """A clone of nanoGPT; empty: it is not measured."""
+    """A clone of nanoGPT; empty: skip it."""
 
     @property
     def on_gpu(self) -> bool:
-        """Whether there is a GPU, and sizes are real ones."""
+        """Whether to run on a GPU at full size."""
         return self.device.startswith("cuda")
 
 
 @dataclass
 class Section:
-    """What a section found."""
+    """The result of a section."""
 
     status: Status = "passed"
     summary: str = ""

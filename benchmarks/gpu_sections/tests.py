@@ -1,7 +1,7 @@
-"""The tests that train, evaluate, sample and resume, with their tiny runs on the device.
+"""The tests that train, evaluate, sample and resume, with their tiny runs on the GPU.
 
-`tests/runs.py` reads LLAMITA_TEST_DEVICE. Tests of what only the CPU does (its kernels, the bits of its sums) and tests
-without a device (tokenizer, corpus, configuration) are not repeated.
+`tests/runs.py` reads LLAMITA_TEST_DEVICE. CPU-only tests (CPU kernels, bitwise reproducibility on the CPU) and tests
+that use no device (tokenizer, corpus, config) are not repeated.
 """
 
 import re
@@ -20,10 +20,10 @@ COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
 
 
 def run(setting: Setting) -> Section:
-    """Run pytest, and say how many tests passed and which failed."""
+    """Run pytest; report how many tests passed and which failed."""
     folder = BENCHMARKS.parent / "tests"
     if not folder.is_dir():
-        return Section("skipped", f"there are no tests in {folder.parent}")
+        return Section("skipped", f"no tests in {folder.parent}")
     files = FILES if setting.on_gpu else TOY_FILES
     command = [sys.executable, "-P", "-m", "pytest", "-rf", "--no-header", *(str(folder / name) for name in files)]
     variables = {**environment(None, None), "LLAMITA_TEST_DEVICE": setting.device, "PYTHONUNBUFFERED": "1"}
@@ -32,11 +32,11 @@ def run(setting: Setting) -> Section:
 
 
 def summarize(code: int, output: str, files: tuple[str, ...]) -> Section:
-    """The section for what pytest printed and returned."""
+    """The section for pytest's output and exit code."""
     counts = {kind: int(number) for number, kind in COUNTS.findall(output.strip().splitlines()[-1] if output else "")}
     failed = [line.removeprefix("FAILED ") for line in output.splitlines() if line.startswith("FAILED ")]
-    said = ", ".join(f"{number} {kind}" for kind, number in counts.items()) or f"pytest ended with {code}"
+    summary = ", ".join(f"{number} {kind}" for kind, number in counts.items()) or f"pytest ended with {code}"
     tail = [] if counts else ["```", *output.splitlines()[-20:], "```"]
-    lines = [f"`{'`, `'.join(files)}`: {said}.", *(f"- {name}" for name in failed), *tail]
+    lines = [f"`{'`, `'.join(files)}`: {summary}.", *(f"- {name}" for name in failed), *tail]
     data = {"files": list(files), "counts": counts, "failed": failed}
-    return Section("failed" if code else "passed", said, lines, data)
+    return Section("failed" if code else "passed", summary, lines, data)

@@ -1,7 +1,7 @@
-"""Tokens per second and MFU of training steps, beside transformers and nanoGPT.
+"""Tokens per second and MFU of training steps, compared with transformers and nanoGPT.
 
-The machinery of `benchmarks/train.py`: the same weights, batches and optimizer settings, losses compared first, each
-candidate in a process of its own. One is measured after the other, since a GPU does not hold them all.
+Uses `benchmarks/train.py`: the same weights, batches and optimizer settings, losses compared first, each
+candidate in a separate process. They run one by one, since a GPU cannot hold them all.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ TOY_SHAPES = {"toy": Shape(16, 1, 2, 1, 32, 300, 16, 4, tie_embeddings=True)}
 LLAMITA = "llamita"
 ROUNDS, TOY_ROUNDS = 5, 1
 DENSE_BF16 = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12}
-"""Peak FLOP/s of tensor cores without sparsity, from NVIDIA's data sheets, by what the name of the GPU contains."""
+"""Peak dense bf16 FLOP/s from NVIDIA's data sheets, by a substring of the GPU's name."""
 
 
 def run(setting: Setting) -> Section:
-    """Measure every shape; a peer that fails costs its row only."""
+    """Measure every shape; a peer that fails only loses its row."""
     data: dict[str, Any] = {}
     problems, lines = [], [header(("shape", "batch", "candidate", "tokens/s", "MFU, measured peak",
                                    "MFU, data sheet", "peak memory, MiB"))]  # fmt: skip
@@ -48,7 +48,7 @@ def run(setting: Setting) -> Section:
 
 
 def measure_shape(shape: Shape, setting: Setting, folder: Path) -> dict[str, Any]:
-    """`rows` by candidate, the measured `peak` FLOP/s, and why those in `failed` have no row."""
+    """`rows` by candidate, the measured `peak` FLOP/s, and the errors of those that `failed`."""
     folder.mkdir()
     base = Task(LLAMITA, shape, folder, device=setting.device, min_seconds=1.0 if setting.on_gpu else 0)
     write_inputs(base)
@@ -64,14 +64,14 @@ def measure_shape(shape: Shape, setting: Setting, folder: Path) -> dict[str, Any
             if not is_mistake(error):
                 raise
             failed[name] = str(error)
-        if not reference:  # llamita itself could not be started, and the others take threads and precision from it
+        if not reference:  # llamita itself failed; the others need its threads and precision
             break
     peak = _matmul_peak(like_llamita(replace(base, kind=MATMUL), reference)) if reference else 0.0
     return {"rows": rows, "peak": peak, "failed": failed}
 
 
 def candidates(base: Task, setting: Setting) -> Iterator[tuple[str, Task]]:
-    """(name, task) of each; compiling is for a GPU, where it pays."""
+    """(name, task) of each; compiled variants only on a GPU, where compiling pays off."""
     yield LLAMITA, base
     if setting.on_gpu:
         yield f"{LLAMITA}, compiled", replace(base, compiled=True)
@@ -83,7 +83,7 @@ def candidates(base: Task, setting: Setting) -> Iterator[tuple[str, Task]]:
 
 
 def _measure(name: str, task: Task, setting: Setting, reference: dict[str, Any]) -> Measured:
-    """One candidate. The first one's facts become the `reference` for threads, precision and losses of the others."""
+    """Measure one candidate. The first sets the `reference` (threads, precision, losses) for the others."""
     workers: dict[str, Worker] = {}
     with closing_all(workers):
         facts = start(workers, name, task if task.kind == LLAMITA else like_llamita(task, reference))

@@ -1,1 +1,1 @@
-"""What `benchmarks/tokenizer.py` is made of."""
+"""The implementation of `benchmarks/tokenizer.py`."""

@@ -1,4 +1,4 @@
-"""llamita's tokenizer beside tiktoken, Hugging Face's `tokenizers` and rustbpe: the same ids, in how much time?"""
+"""llamita's tokenizer against tiktoken, Hugging Face's `tokenizers` and rustbpe: time for the same ids."""
 
 import os
 import subprocess
@@ -22,11 +22,11 @@ from llamita.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, load_tokeniz
 from llamita.tokenizer.patterns import PUBLISHED
 
 PEERS = ("tiktoken", "tokenizers", "rustbpe")
-VOCAB_SIZE = 32_000  # of the vocabulary for the pattern cl100k, and 10,000 where training itself is measured
-LEARNED = 10_000
+VOCAB_SIZE = 32_000  # with the pattern cl100k; training itself is measured with 10,000
+TRAINED_VOCAB = 10_000
 CALL = "The quick brown fox jumps over the lazy dog, again"  # 50 characters
 CALLS = 2000
-MANY_TIMES = 5  # the text, where threads are measured: it takes them a moment to begin
+REPEATS = 5  # of the text, to measure threads: starting them takes a moment
 ENDLESS = {"a": "a", "^": "^", "spaces": " "}
 SHORT, LONG = 100_000, 10_000_000
 
@@ -51,7 +51,7 @@ HEADER = header(("what", "text", "llamita", "peer", "ratio (min-max)", "goal"))
 
 @dataclass(frozen=True)
 class Setting:
-    """What all measurements share: the texts, GPT-2's tokenizer (a folder, or "gpt2"), and how many rounds."""
+    """Shared settings: the texts, GPT-2's tokenizer (a folder, or "gpt2"), and the number of rounds."""
 
     english: str
     code: str
@@ -68,7 +68,7 @@ class Setting:
 def measure(setting: Setting) -> Iterator[Row]:
     """The rows of the table, as they are measured. Raises `UsageError` if a peer is not installed."""
     if missing := [name for name in PEERS if not find_spec(name)]:
-        raise UsageError(f"{', '.join(missing)} is compared with, but not installed: pip install {' '.join(missing)}")
+        raise UsageError(f"needed for the comparison, but not installed: pip install {' '.join(missing)}")
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"  # before they are loaded
     yield from encoding(setting)
     yield from newer_pattern(setting)
@@ -76,7 +76,7 @@ def measure(setting: Setting) -> Iterator[Row]:
     yield from short_calls(setting)
     yield from endless_pieces(setting)
     yield from decoding(setting)
-    yield from learning(setting)
+    yield from training(setting)
     yield from preparing(setting)
     yield from compiling()
 
@@ -93,23 +93,23 @@ def encoding(setting: Setting) -> Iterator[Row]:
             "cold": lambda text=text, cold=cold: next(cold).encode_array(text),
             "list": lambda text=text: ours.encode(text),
             "their list": lambda text=text: theirs.encode(text, allowed_special="all"),
-            "one": lambda text=text: ours.encode_array(text * MANY_TIMES),
-            "two": lambda text=text: ours.encode_array(text * MANY_TIMES, threads=2),
+            "one": lambda text=text: ours.encode_array(text * REPEATS),
+            "two": lambda text=text: ours.encode_array(text * REPEATS, threads=2),
         }
         seconds, megabytes = measure_jobs(jobs, setting.rounds), len(text.encode("utf-8")) / 1e6
-        for what, mine, peer, goal, goal_multilingual in (
+        for what, mine, peer, english_goal, multilingual_goal in (
             ("encode to array, gpt2, warm", "array", "their array", "7", "2.5"),
             ("the same, cold cache", "cold", "their array", "2.5", "1.5"),
             ("encode to list", "list", "their list", "3", "2"),
-            (f"two threads, beside one, {MANY_TIMES} times the text", "two", "one", "1.8", "1.8"),
+            (f"two threads vs. one, {REPEATS} times the text", "two", "one", "1.8", "1.8"),
         ):
-            wanted = goal_multilingual if name == "multilingual" else goal
-            size = megabytes * MANY_TIMES if mine == "two" else megabytes
-            yield _row(what, name, seconds, mine, peer, size, wanted)
+            goal = multilingual_goal if name == "multilingual" else english_goal
+            size = megabytes * REPEATS if mine == "two" else megabytes
+            yield _row(what, name, seconds, mine, peer, size, goal)
 
 
 def newer_pattern(setting: Setting) -> Iterator[Row]:
-    """The pattern cl100k, with a vocabulary trained on all the texts."""
+    """The pattern cl100k, with a vocabulary trained on all texts."""
     import tiktoken
 
     vocab, _ = train_bpe(list(setting.texts().values()), vocab_size=VOCAB_SIZE, pattern="cl100k")
@@ -128,7 +128,7 @@ def newer_pattern(setting: Setting) -> Iterator[Row]:
 
 
 def batches(setting: Setting) -> Iterator[Row]:
-    """Paragraphs as a batch, beside `tokenizers`."""
+    """Paragraphs as a batch, against `tokenizers`."""
     from tokenizers import Tokenizer as TheirTokenizer
 
     ours = load_tokenizer(setting.gpt2)
@@ -138,19 +138,19 @@ def batches(setting: Setting) -> Iterator[Row]:
         if name == "code":
             continue
         texts = [text[start : start + 2000] for start in range(0, min(len(text), 4_000_000), 2000)]
-        wanted = [encoding.ids for encoding in theirs.encode_batch_fast(texts[:20], add_special_tokens=False)]
-        require_same(np.concatenate(ours.encode_batch(texts[:20])), np.concatenate(wanted), name)
+        expected = [encoding.ids for encoding in theirs.encode_batch_fast(texts[:20], add_special_tokens=False)]
+        require_same(np.concatenate(ours.encode_batch(texts[:20])), np.concatenate(expected), name)
         jobs: dict[str, Job] = {
             "ours": lambda texts=texts: ours.encode_batch(texts),
             "theirs": lambda texts=texts: theirs.encode_batch_fast(texts, add_special_tokens=False),
         }
         seconds = measure_jobs(jobs, setting.rounds)
         megabytes, goal = len("".join(texts).encode("utf-8")) / 1e6, "10" if name == "multilingual" else "25"
-        yield _row("batch of 2,000 characters, beside tokenizers", name, seconds, "ours", "theirs", megabytes, goal)
+        yield _row("batch of 2,000 characters, vs. tokenizers", name, seconds, "ours", "theirs", megabytes, goal)
 
 
 def short_calls(setting: Setting) -> Iterator[Row]:
-    """One call on 50 characters, many times."""
+    """Many calls with 50 characters each."""
     ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
     jobs: dict[str, Job] = {
         "ours": lambda: [ours.encode(CALL) for _ in range(CALLS)],
@@ -163,7 +163,7 @@ def short_calls(setting: Setting) -> Iterator[Row]:
 
 
 def endless_pieces(setting: Setting) -> Iterator[Row]:
-    """A single letter again and again: beside tiktoken, and how the time grows from 0.1 to 10 MB."""
+    """A single repeated letter: compared with tiktoken, and how the time grows from 0.1 to 10 MB."""
     ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
     for name, letter in ENDLESS.items():
         text = letter * SHORT
@@ -180,7 +180,7 @@ def endless_pieces(setting: Setting) -> Iterator[Row]:
         for less, more in ((short, middle), (middle, long)):
             times = {size: f"{1e3 * grown.median(size):,.0f} ms" for size in (less, more)}
             yield Row(
-                f"{more} beside {less}: time ratio",
+                f"{more} vs. {less}: time ratio",
                 name,
                 times[more],
                 times[less],
@@ -206,25 +206,25 @@ def decoding(setting: Setting) -> Iterator[Row]:
         yield _row("decode an array", name, seconds, "array", "their array", megabytes, "1")
 
 
-def learning(setting: Setting) -> Iterator[Row]:
-    """A vocabulary of 10,000 from a file."""
+def training(setting: Setting) -> Iterator[Row]:
+    """Train a vocabulary of 10,000 on a file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "text.txt"
         file.write_text(setting.english, encoding="utf-8", newline="")
         jobs: dict[str, Job] = {
-            "ours": lambda: train_bpe([file], vocab_size=LEARNED, special_tokens=[END_OF_TEXT]),
-            "tokenizers": lambda: _learn_with_tokenizers(file),
-            "rustbpe": lambda: _learn_with_rustbpe(file),
+            "ours": lambda: train_bpe([file], vocab_size=TRAINED_VOCAB, special_tokens=[END_OF_TEXT]),
+            "tokenizers": lambda: _train_with_tokenizers(file),
+            "rustbpe": lambda: _train_with_rustbpe(file),
         }
         seconds = measure_jobs(jobs, setting.rounds)
     for peer, goal in (("tokenizers", "10"), ("rustbpe", "2.5")):
         times = {name: f"{seconds.median(name):.3f} s" for name in ("ours", peer)}
         ratios = seconds.ratios(peer, "ours")
-        yield Row(f"learn {LEARNED:,} tokens, beside {peer}", "English", times["ours"], times[peer], ratios, goal)
+        yield Row(f"train {TRAINED_VOCAB:,} tokens, vs. {peer}", "English", times["ours"], times[peer], ratios, goal)
 
 
 def preparing(setting: Setting) -> Iterator[Row]:
-    """A file of text to a file of ids, beside a plain loop over tiktoken that writes no more than the ids."""
+    """A text file to a file of ids, against a plain loop over tiktoken that writes only the ids."""
     ours, theirs = load_tokenizer(setting.gpt2), tiktoken_gpt2(setting.gpt2)
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "text.txt", Path(folder) / "train.bin"
@@ -235,7 +235,7 @@ def preparing(setting: Setting) -> Iterator[Row]:
             "theirs": lambda: _loop_over_tiktoken(file, theirs, out),
         }
         seconds, megabytes = measure_jobs(jobs, setting.rounds), len(setting.english.encode("utf-8")) / 1e6
-    yield _row("llamita prepare, beside a loop over tiktoken", "English", seconds, "ours", "theirs", megabytes, "")
+    yield _row("llamita prepare, vs. a loop over tiktoken", "English", seconds, "ours", "theirs", megabytes, "")
 
 
 def _loop_over_tiktoken(file: Path, theirs: Any, out: Path) -> None:
@@ -254,7 +254,7 @@ print(time.perf_counter() - started)
 
 
 def compiling() -> Iterator[Row]:
-    """Seconds from importing the tokenizer to its first ids, with an empty cache and then from it."""
+    """Seconds from importing the tokenizer to its first ids, first with an empty kernel cache, then with a warm one."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for _ in range(2):
@@ -268,7 +268,7 @@ def compiling() -> Iterator[Row]:
 
 
 def tiktoken_gpt2(folder: str) -> Any:
-    """tiktoken's GPT-2 from the published files."""
+    """tiktoken's GPT-2, from the published files."""
     import tiktoken
     from tiktoken_ext.openai_public import r50k_pat_str
 
@@ -280,13 +280,13 @@ def tiktoken_gpt2(folder: str) -> Any:
 
 
 def require_same(ours: np.ndarray, theirs: np.ndarray, name: str) -> None:
-    """Speeds of different results cannot be compared."""
+    """Raise `AssertionError` if results differ: their speeds would not be comparable."""
     if not np.array_equal(ours, theirs):
         raise AssertionError(f"{name}: the ids differ")
 
 
 def _fresh(folder: str) -> Tokenizer:
-    """A tokenizer with its tables, and an empty cache of pieces."""
+    """A tokenizer with its tables loaded and an empty cache of pieces."""
     tokenizer = load_tokenizer(folder)
     tokenizer.encode("")
     return tokenizer
@@ -297,7 +297,7 @@ def _row(what: str, text: str, seconds: Seconds, ours: str, peer: str, megabytes
     return Row(what, text, speeds[ours], speeds[peer], seconds.ratios(peer, ours), goal)
 
 
-def _learn_with_tokenizers(file: Path) -> None:
+def _train_with_tokenizers(file: Path) -> None:
     from tokenizers import Tokenizer as TheirTokenizer
     from tokenizers import models, pre_tokenizers, trainers
 
@@ -305,12 +305,12 @@ def _learn_with_tokenizers(file: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=LEARNED, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+        vocab_size=TRAINED_VOCAB, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train([str(file)], trainer)
 
 
-def _learn_with_rustbpe(file: Path) -> None:
-    rustbpe = import_module("rustbpe")  # which has no types
+def _train_with_rustbpe(file: Path) -> None:
+    rustbpe = import_module("rustbpe")  # untyped
     documents = file.read_text(encoding="utf-8").split(END_OF_TEXT)
-    rustbpe.Tokenizer().train_from_iterator(iter(documents), LEARNED, pattern=PUBLISHED["gpt2"])
+    rustbpe.Tokenizer().train_from_iterator(iter(documents), TRAINED_VOCAB, pattern=PUBLISHED["gpt2"])

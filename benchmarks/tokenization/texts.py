@@ -1,4 +1,4 @@
-"""The texts that tokenizers are measured on: English, code, and many scripts, from what a machine has."""
+"""The benchmark texts: English, code, and many scripts, from files on the machine."""
 
 import gettext
 import sysconfig
@@ -19,14 +19,14 @@ MIN_MULTILINGUAL = 2_000_000  # bytes
 
 
 def english(file: Path | None) -> str:
-    """The text of a file, or stories of the built-in kind."""
+    """The text of a file, or built-in stories."""
     if file is None:
         return "\n".join(join_documents(StoryCorpus(0, STORIES).pieces()))
     return "".join(read_blocks(file))
 
 
 def code() -> str:
-    """The beginning of Python's standard library, file by file."""
+    """The first files of Python's standard library."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(file for file in folder.rglob("*.py") if "site-packages" not in file.parts)
     parts, size = [], 0

@@ -1,5 +1,5 @@
-"""What `benchmarks/train.py` is made of: shapes, worker processes, measurements, tables.
+"""The implementation of `benchmarks/train.py`: shapes, worker processes, measurements, tables.
 
-The process that the user starts never imports llamita or torch. llamita may set environment variables when it is
-imported (how OpenMP's threads wait, for example), and the workers of its peers must not inherit them.
+The main process never imports llamita or torch: llamita may set environment variables when it is imported (e.g. how
+OpenMP threads wait), and the peers' workers must not inherit them.
 """

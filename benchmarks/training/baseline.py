@@ -1,7 +1,7 @@
-"""This llamita beside an older one: did a change cost speed or memory?
+"""Compare this llamita with an older one: did a change cost speed or memory?
 
-Both train the same model from the same weights on the same batches, each in a process that imports llamita from its
-own folder. Measurements are interleaved, and each round gives one ratio of their speeds.
+Both train the same model from the same weights on the same batches, each in a process that imports llamita from its own
+folder. Measurements are interleaved, and each round gives one ratio of their speeds.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ class Sides:
     new: Path
     old: Path
     caches: Path
-    """A folder in which each keeps its compiled kernels: one version may delete what another has compiled."""
+    """A folder for the kernel cache of each: one version may delete kernels that another has compiled."""
 
     def tasks(self, task: Task) -> dict[str, Task]:
         """The task of each side."""
@@ -41,14 +41,14 @@ class Sides:
 
 
 def choose_sides(checkout: Path, caches: Path) -> Sides:
-    """llamita as it is installed, or as it is here, and that of `checkout`. Raises `UsageError` if there is none."""
+    """The installed llamita (else this checkout) and that of `checkout`. Raises `UsageError` if there is none."""
     if not (checkout / "llamita" / "__init__.py").is_file():
-        raise UsageError(f"--baseline {checkout}: there is no llamita/__init__.py: give a checkout of llamita")
+        raise UsageError(f"--baseline {checkout}: llamita/__init__.py not found: give a checkout of llamita")
     return Sides(llamita_source(), checkout.resolve(), caches)
 
 
 def measure_baseline(shape: Shape, sides: Sides, setting: Setting) -> BaselineRow:
-    """One row. Raises `AssertionError` if the losses of the first steps differ, or llamita came from elsewhere."""
+    """One row. Raises `AssertionError` if the first losses differ, or llamita was imported from elsewhere."""
     workers: dict[str, Worker] = {}
     with tempfile.TemporaryDirectory() as folder, closing_all(workers):
         tasks = sides.tasks(setting.task("llamita", shape, Path(folder)))
@@ -84,20 +84,20 @@ def row_line(row: BaselineRow) -> str:
 
 
 def misses(row: BaselineRow) -> list[str]:
-    """Which goals a row misses, in words."""
+    """The goals that a row misses."""
     slower = [f"speed {row.speed.median:.3f}"] if row.speed.median < SPEED_GOAL else []
     larger = [f"memory {row.memory_ratio:.3f}"] if row.memory_ratio > MEMORY_GOAL else []
     return slower + larger
 
 
 def notes(rows: list[BaselineRow]) -> Iterator[str]:
-    """What the intervals are, the goals, and the rows that miss them or may miss them."""
+    """What the intervals are, the goals, and the rows that miss or may miss them."""
     rounds, speed = len(rows[0].ratios), rows[0].speed
     yield (
-        f"The interval covers the median of the per-round ratios with {speed.coverage:.1%}: it lies between order "
-        f"statistics of {rounds} rounds (sign test), whatever the distribution."
+        f"The interval covers the median of the per-round ratios with probability {speed.coverage:.1%}; its bounds "
+        f"are order statistics of {rounds} rounds (sign test), for any distribution."
     )
-    yield f"Goals: speed at least {SPEED_GOAL:g}, memory at most {MEMORY_GOAL:g} of the old one's."
+    yield f"Goals: new/old speed at least {SPEED_GOAL:g}, new/old memory at most {MEMORY_GOAL:g}."
     missed = [f"{row.name} ({'; '.join(found)})" for row in rows if (found := misses(row))]
     yield f"Rows that miss: {', '.join(missed) or 'none'}."
     if unsure := [row.name for row in rows if row.speed.low < SPEED_GOAL <= row.speed.median]:

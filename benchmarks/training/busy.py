@@ -1,7 +1,7 @@
-"""Training beside a busy process: how much of its speed does each candidate keep?
+"""Training next to a busy process: how much of its speed does each candidate retain?
 
-OpenMP's threads spin while they wait for one another. As soon as another process needs a core, they spin for a thread
-that is not running, and a step may take many times as long.
+OpenMP threads spin while they wait for one another. As soon as another process needs a core, they spin for a thread
+that is not scheduled, and a step may take many times as long.
 """
 
 import os
@@ -27,7 +27,7 @@ SPIN = "print('spinning', flush=True)\nwhile True: pass"
 
 
 def measure_busy(shape: Shape, setting: Setting) -> BusyRow:
-    """One row: every candidate idle and busy in each round; every other round begins with busy."""
+    """One row: every candidate, idle and busy, in each round; every other round begins with busy."""
     workers: dict[str, Worker] = {}
     with tempfile.TemporaryDirectory() as folder, closing_all(workers):
         facts = _start_all(setting.task("llamita", shape, Path(folder)), setting, workers)
@@ -41,7 +41,7 @@ def measure_busy(shape: Shape, setting: Setting) -> BusyRow:
 
 
 def _start_all(task: Task, setting: Setting, workers: dict[str, Worker]) -> dict[str, dict[str, Any]]:
-    """llamita with several threads and with one, and the peers with several."""
+    """Start llamita with several threads and with one, and the peers with several."""
     write_inputs(task)
     threads = task.threads or max(2, usable_cores())
     several = f"llamita, {threads} threads"
@@ -53,7 +53,7 @@ def _start_all(task: Task, setting: Setting, workers: dict[str, Worker]) -> dict
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores in this process's affinity mask."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -66,7 +66,7 @@ def _seconds(worker: Worker, load: str) -> float:
 
 @contextmanager
 def busy_process() -> Iterator[subprocess.Popen[str]]:
-    """A process that spins on one core, from the time that it says so until the end of the block."""
+    """A process that spins on one core for the duration of the block."""
     process = subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -91,7 +91,7 @@ def row_lines(row: BusyRow) -> Iterator[str]:
         speeds = [f"{row.speed(name, load):,.0f}" for load in ("idle", "busy")]
         goal = f"{GOAL:g}" if name.startswith("llamita") else ""
         share = f"{row.speed(name, 'busy') / alone:.2f}"
-        yield line([row.shape.name, row.shape.batch, label, *speeds, spread(row.kept(name)), share, goal])
+        yield line([row.shape.name, row.shape.batch, label, *speeds, spread(row.retained(name)), share, goal])
 
 
 def notes(rows: list[BusyRow]) -> Iterator[str]:
@@ -102,5 +102,5 @@ def notes(rows: list[BusyRow]) -> Iterator[str]:
         for name in row.candidates
         if name.startswith("llamita") and row.speed(name, "busy") < GOAL * row.speed(ONE_THREAD, "idle")
     ]
-    yield f"Goal: llamita beside a busy process reaches {GOAL:g} of the speed of one thread on an idle machine."
+    yield f"Goal: next to a busy process, llamita reaches {GOAL:g} times the speed of one thread on an idle machine."
     yield f"Rows that miss: {'; '.join(missed) or 'none'}."

@@ -1,4 +1,4 @@
-"""`llamita train` as a user starts it, beside bare steps: what do evaluation, samples and checkpoints cost?"""
+"""A complete `llamita train`, compared with bare steps: what do evaluation, samples and checkpoints cost?"""
 
 import json
 import statistics
@@ -8,6 +8,7 @@ import tempfile
 import time
 import tomllib
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +23,40 @@ SIZES = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate
 
 @dataclass(frozen=True)
 class FullRunSetting:
-    """How long a run, and how often it does something besides training."""
+    """The length of the run, and the intervals of evaluations, samples and checkpoints."""
 
     max_steps: int = 400
     every: int = 100
     """Steps between evaluations, samples and checkpoints."""
     eval_sequences: int | None = None
-    """Windows of each evaluation; 0: all; None: llamita's default."""
+    """Windows per evaluation; 0: all; None: llamita's default."""
     sample_count: int | None = None
-    """Samples each time; None: llamita's default."""
+    """Samples per evaluation; None: llamita's default."""
     measurements: int = 10
-    """Of bare steps, before the run and after it."""
+    """Of bare steps, before and after the run."""
     threads: int = 0
     documents: int = DOCUMENTS
 
     def check(self, shape: Shape) -> None:
-        """Raise `UsageError` if there can be no such run at this shape."""
+        """Raise `UsageError` if this shape cannot be run this way."""
         for name, least in {"max_steps": 1, "every": 1, "sample_count": 1, "eval_sequences": 0}.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} is {value}, but must be at least {least}")
         if not VOCABULARIES[0] <= shape.vocab_size <= VOCABULARIES[1]:
             raise UsageError(
-                f"--end_to_end: made-up words have no vocabulary of {shape.vocab_size:,}: put another of --shapes first"
+                f"--end_to_end: the generated text does not support a vocabulary of {shape.vocab_size:,}: "
+                "list another shape first"
             )
 
 
 def measure_full_run(shape: Shape, setting: FullRunSetting) -> FullRun:
-    """One run of the command at this shape, on made-up words, and the bare steps around it."""
+    """One run of the command at this shape, on generated text, and bare steps before and after it."""
     workers: dict[str, Worker] = {}
     with tempfile.TemporaryDirectory() as name, closing_all(workers):
         folder = Path(name)
         _prepare(shape, setting, folder)
-        # One cache: the worker compiles the kernels that the command then finds.
+        # A shared cache: the worker compiles the kernels, and the command loads them.
         task = Task("llamita", shape, folder, cache=folder / "cache", threads=setting.threads)
         write_inputs(task)
         start(workers, "llamita", task)
@@ -64,25 +66,31 @@ def measure_full_run(shape: Shape, setting: FullRunSetting) -> FullRun:
         ended = time.time()
         bare = statistics.median(before + _bare_steps(workers["llamita"], setting))
         _require_same_model(shape, folder / "run" / "config.toml")
-        began = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[0])["timestamp"]
-    return FullRun(setting.max_steps, setting.every, shape.tokens, bare, ended - started, ended - began)
+        first = json.loads((folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    training = ended - seconds_since_1970(first["timestamp"])
+    return FullRun(setting.max_steps, setting.every, shape.tokens, bare, ended - started, training)
+
+
+def seconds_since_1970(timestamp: str | float) -> float:
+    """The time in a line of metrics.jsonl: ISO 8601, or the number that older versions of llamita wrote."""
+    return datetime.fromisoformat(timestamp).timestamp() if isinstance(timestamp, str) else timestamp
 
 
 def _require_same_model(shape: Shape, file: Path) -> None:
-    """A vocabulary that came out smaller than it should be would make a faster model."""
+    """A smaller vocabulary than requested would make the model faster."""
     model = tomllib.loads(file.read_text(encoding="utf-8"))["model"]
     names = (*SIZES, "vocab_size", "tie_embeddings")
     if wrong := {name: model[name] for name in names if model[name] != getattr(shape, name)}:
-        raise AssertionError(f"llamita train made another model: {wrong}")
+        raise AssertionError(f"llamita train built another model: {wrong}")
 
 
 def _bare_steps(worker: Worker, setting: FullRunSetting) -> list[float]:
-    worker.ask("measure")  # a warm-up: the machine did something else before
+    worker.ask("measure")  # warm-up
     return [worker.ask("measure")["seconds"] for _ in range(setting.measurements)]
 
 
 def _prepare(shape: Shape, setting: FullRunSetting, folder: Path) -> None:
-    """Text and its tokens; that a first run makes them itself is not a matter of training."""
+    """Write the text and tokenize it, which is not part of training."""
     (folder / "text.txt").write_text(made_up_text(setting.documents), encoding="utf-8", newline="")
     _run("prepare", *_flags(data="text.txt", vocab_size=shape.vocab_size, output_dir="tokens"), folder=folder)
 
@@ -101,7 +109,7 @@ def _flags(**options: Any) -> list[str]:
 
 
 def _run(*words: str, folder: Path) -> None:
-    """A llamita command in `folder`; what it prints is shown if it fails."""
+    """Run a llamita command in `folder`; its output is shown if it fails."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "llamita", *words],
         cwd=folder,

@@ -1,6 +1,6 @@
-"""What all candidates start from: the same initial weights, tokens and order of batches, as files in a folder.
+"""The inputs shared by all candidates: initial weights, tokens and batch order, as files in a folder.
 
-A process of its own writes them, so that no candidate has had another copy of the weights in memory.
+A separate process writes them, so that no candidate ever holds a second copy of the weights.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ from torch import nn
 from training.shapes import Task
 
 STEPS = 64
-"""Steps until the batches repeat."""
+"""The number of distinct batches; then they repeat."""
 
 
 class Inputs:
-    """Writes the files when it is made, and then has nothing to measure."""
+    """Writes the files when it is constructed; there is nothing to measure."""
 
     def __init__(self, task: Task):
         from safetensors.torch import save_file
@@ -34,12 +34,12 @@ class Inputs:
         save_file(dict(Llama(shape.model_config()).named_parameters()), task.folder / "weights.safetensors")
 
     def ready(self) -> dict[str, Any]:
-        """Nothing has to be said."""
+        """No facts to report."""
         return {}
 
 
 def read_order(folder: Path) -> np.ndarray:
-    """(steps, batch) numbers of windows."""
+    """(steps, batch) window indices."""
     return np.lib.format.open_memmap(folder / "order.npy", mode="r")
 
 
@@ -50,7 +50,7 @@ def read_tokens(folder: Path) -> np.ndarray:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fill all parameters, one after the other: a second copy of all would count as the candidate's memory."""
+    """Load the parameters one by one: a second copy of all would count as the candidate's memory."""
     from safetensors import safe_open
 
     with safe_open(folder / "weights.safetensors", framework="pt") as file:

@@ -1,11 +1,11 @@
-"""llamita's model with all that a training step takes, for this and older versions of llamita."""
+"""llamita's model, optimizer and batches for a training step, for this and older versions of llamita."""
 
 import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-# llamita first: what it sets in the environment counts only before torch is loaded.
+# llamita first: the environment variables it sets have no effect once torch is loaded.
 import llamita  # isort: skip
 import torch
 from torch import Tensor
@@ -42,10 +42,10 @@ def llamita_model(task: Task) -> Implementation:
 
 
 def choose_hardware(task: Task) -> Any:
-    """The hardware that llamita chooses for a task: the one function that knows the layouts of older versions.
+    """The hardware that llamita chooses for a task. This function alone supports the layouts of older versions.
 
-    They had `choose_hardware` in `llamita.machine`, which did not ask for the model, and timed block sizes of their
-    kernels in `choose_blocks` before step 1, as a run did. Now block sizes are the kernels' own business.
+    They had `choose_hardware` in `llamita.machine`, without a model argument, and autotuned the block sizes of their
+    kernels in `choose_blocks` before step 1. Now kernels choose their block sizes themselves.
     """
     from llamita.config import ExecutionConfig
 
@@ -59,17 +59,17 @@ def choose_hardware(task: Task) -> Any:
 
 
 def _module(name: str) -> Any:
-    """The module of this name; None where this version of llamita has none."""
+    """The module of this name; None if this version of llamita has none."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if not f"{name}.".startswith(f"{error.name}."):  # something that the module needs is missing
+        if not f"{name}.".startswith(f"{error.name}."):  # a dependency of the module is missing
             raise
         return None
 
 
 class _Tokens:
-    """The tokens in the folder, as llamita's windows read them from a token file."""
+    """The tokens in the folder, with the interface of llamita's token files."""
 
     end_id = None
 
@@ -81,7 +81,7 @@ class _Tokens:
 
 
 def _batches(task: Task) -> Any:
-    """Step -> ids and targets, (batch, seq) each, by llamita's own windows."""
+    """Step -> ids and targets, (batch, seq) each, from llamita's own windows."""
     from llamita.data import IGNORED, StreamWindows, TokenFile
 
     windows = StreamWindows(cast(TokenFile, _Tokens(task.folder)), task.shape.max_seq_len)
@@ -89,7 +89,7 @@ def _batches(task: Task) -> Any:
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         ids, targets, _ = windows.batch(order[step % len(order)]).to(task.device)
-        targets[:, -1] = IGNORED  # which transformers cannot see: it derives the targets from the ids
+        targets[:, -1] = IGNORED  # as in transformers, which derives targets from ids
         return ids, targets
 
     return batch

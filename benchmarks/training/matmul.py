@@ -1,4 +1,4 @@
-"""The measured peak FLOP/s of matrix products: what the MFU of a step is relative to."""
+"""The measured peak FLOP/s of matrix products, the denominator of MFU."""
 
 import statistics
 import time
@@ -10,13 +10,13 @@ from torch import Tensor
 from training.shapes import Task
 
 LARGE = {"cpu": 2048, "cuda": 8192}
-MAX_ROWS = {"cpu": 2048, "cuda": 16384}  # larger products are no faster, and take memory
+MAX_ROWS = {"cpu": 2048, "cuda": 16384}  # larger products are no faster and need memory
 MIN_REPEATS = 3
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class MatmulPeak:
-    """Multiplies large matrices x · wᵀ: square ones, and those of the model's feed-forward layer and head."""
+    """Matrix products x · wᵀ: large square ones, and those of the model's feed-forward layer and head."""
 
     def __init__(self, task: Task):
         torch.set_num_threads(task.threads)
@@ -34,7 +34,7 @@ class MatmulPeak:
         self.measure()
 
     def ready(self) -> dict[str, Any]:
-        """Nothing has to be said."""
+        """No facts to report."""
         return {}
 
     def measure(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class MatmulPeak:
 
 
 def flops(x: Tensor, weight: Tensor, min_seconds: float) -> float:
-    """FLOP/s of x (n, k) · weightᵀ (k, m): the median of what fills `min_seconds`."""
+    """FLOP/s of x (n, k) · weightᵀ (k, m): the median over at least `min_seconds`."""
     seconds: list[float] = []
     out = torch.empty(len(x), len(weight), dtype=x.dtype, device=x.device)
     while sum(seconds) < min_seconds or len(seconds) < MIN_REPEATS:
@@ -57,6 +57,6 @@ def flops(x: Tensor, weight: Tensor, min_seconds: float) -> float:
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait until a GPU has finished: before a clock is read."""
+    """Wait for the GPU, before reading a clock."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

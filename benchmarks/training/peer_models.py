@@ -1,4 +1,4 @@
-"""The peers of llamita: their models with all that a training step takes. Nothing here imports llamita."""
+"""The peers' models, optimizers and batches for a training step. Nothing here imports llamita."""
 
 import importlib
 import importlib.util
@@ -26,7 +26,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Implementation:
-    """A model, its loss, what updates it, and the batches that it trains on."""
+    """A model, its loss, its optimizer, and its batches."""
 
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -35,7 +35,7 @@ class Implementation:
     batch: Callable[[int], tuple[Tensor, Tensor]]
     """Step -> ids and targets, (batch, seq) each."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Threads, precision, compiled, device: what the tables show beside the numbers."""
+    """Threads, precision, compiled, device; shown in the tables."""
 
 
 def transformers(task: Task) -> Implementation:
@@ -43,7 +43,7 @@ def transformers(task: Task) -> Implementation:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = task.shape
-    options: dict[str, Any] = {  # some of which LlamaConfig's signature does not name
+    options: dict[str, Any] = {  # not all are in LlamaConfig's signature
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.intermediate_size,
@@ -79,12 +79,12 @@ def nanogpt(task: Task) -> Implementation:
 
 
 def litgpt(task: Task) -> Implementation:
-    """LitGPT's GPT, configured as a Llama of the same shape, with weights of its own."""
+    """LitGPT's GPT, configured as a Llama of the same shape, with its own initial weights."""
     sys.path.insert(0, str(task.clone))
     try:
         module, shape = importlib.import_module("litgpt.model"), task.shape
     except ImportError as error:
-        raise UsageError(f"--litgpt {task.clone}: it cannot be imported ({error}): install what it needs") from None
+        raise UsageError(f"--litgpt {task.clone}: cannot be imported ({error}): install its dependencies") from None
     config = module.Config(
         block_size=shape.max_seq_len,
         vocab_size=shape.vocab_size,
@@ -118,7 +118,7 @@ LossOf = Callable[[Callable[..., Any], Tensor, Tensor], Tensor]
 
 
 def _with_torch(task: Task, model: nn.Module, loss_of: LossOf) -> Implementation:
-    """A peer's model with torch's own compiler, autocast, AdamW and clipping around it."""
+    """A peer's model with torch.compile, autocast, torch's AdamW and gradient clipping."""
     torch.set_num_threads(task.threads)
     model, compiled = model.to(task.device).train(), task.compiled and can_compile()
     run: Callable[..., Any] = torch.compile(model) if compiled else model
@@ -136,7 +136,7 @@ def _with_torch(task: Task, model: nn.Module, loss_of: LossOf) -> Implementation
 
 
 def can_compile() -> bool:
-    """Whether torch.compile works here: above all, it needs a C++ compiler."""
+    """Whether torch.compile works here; it needs a C++ compiler."""
     try:
         torch.compile(lambda x: x.exp() + 1)(torch.ones(8))
     except Exception:
@@ -146,7 +146,7 @@ def can_compile() -> bool:
 
 
 def _batches(task: Task) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """The batches of llamita's steps, by numpy alone."""
+    """The same batches as llamita's, with numpy alone."""
     tokens, order, context = read_tokens(task.folder), read_order(task.folder), task.shape.max_seq_len
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -163,6 +163,6 @@ def _module_of(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UsageError(f"{file}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up the module that they are defined in
+    sys.modules[spec.name] = module  # dataclasses look up their module here
     spec.loader.exec_module(module)
     return module

@@ -1,7 +1,7 @@
-"""llamita's training beside that of its peers: the same model, weights and batches, in how much time and memory?
+"""Compare llamita's training with its peers: time and memory for the same model, weights and batches.
 
-The peers are Hugging Face's `LlamaForCausalLM` by default and tuned (compiled, in bf16), and nanoGPT and LitGPT where
-the user has clones of them. Measurements are interleaved; a ratio is one of two measurements of the same round.
+The peers are Hugging Face's `LlamaForCausalLM`, with default settings and tuned (compiled, bf16), and nanoGPT and
+LitGPT if clones are given. Measurements are interleaved; a ratio always compares two measurements of the same round.
 """
 
 import statistics
@@ -21,12 +21,12 @@ from training.worker_process import Worker, closing_all, start, write_inputs
 LLAMITA, DEFAULT, TUNED = "llamita", "transformers", "transformers, tuned"
 MATMUL = "matmul"
 LOSS_TOLERANCE = 0.001, 0.005
-"""Relative, before and after the first update: about five times the rounding of bf16."""
+"""Relative, before and after the first update: about five times the rounding error of bf16."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share."""
+    """Settings shared by all rows."""
 
     rounds: int = 5
     nanogpt: Path | None = None
@@ -34,24 +34,22 @@ class Setting:
     compiled: bool = True
     """Whether tuned peers are compiled."""
     threads: int = 0
-    """0: as many as llamita chooses."""
+    """0: llamita's choice."""
     min_seconds: float = MIN_SECONDS
-    """The least duration of one measurement."""
+    """The minimum duration of one measurement."""
 
     def check(self, needs_peers: bool = True) -> None:
-        """Raise `UsageError` where measuring would fail later."""
+        """Raise `UsageError` if measuring would fail later."""
         if self.rounds < 1:
             raise UsageError(f"--rounds is {self.rounds}, but must be above 0")
         if self.threads < 0:
             raise UsageError(f"--threads is {self.threads}, but must be above 0, or 0 for llamita's choice")
         if needs_peers and not find_spec("transformers"):
-            raise UsageError("transformers is compared with, but not installed: pip install transformers")
+            raise UsageError("transformers is needed for the comparison, but not installed: pip install transformers")
         if self.nanogpt and not any(file.is_file() for file in (self.nanogpt, self.nanogpt / "model.py")):
-            raise UsageError(f"--nanogpt {self.nanogpt}: there is no model.py: give the folder of a clone of nanoGPT")
+            raise UsageError(f"--nanogpt {self.nanogpt}: model.py not found: give the folder of a clone of nanoGPT")
         if self.litgpt and not (self.litgpt / "litgpt" / "model.py").is_file():
-            raise UsageError(
-                f"--litgpt {self.litgpt}: there is no litgpt/model.py: give the folder of a clone of litgpt"
-            )
+            raise UsageError(f"--litgpt {self.litgpt}: litgpt/model.py not found: give the folder of a clone of litgpt")
 
     def task(self, kind: str, shape: Shape, folder: Path) -> Task:
         """A worker's task with these settings."""
@@ -72,7 +70,7 @@ def measure(shape: Shape, setting: Setting) -> Row:
 
 
 def measured(facts: Mapping[str, Any], answers: list[dict[str, Any]], end: Mapping[str, Any]) -> Measured:
-    """What a worker said of one candidate: at the start, in each round, and at the end."""
+    """The result of one candidate, from the worker's answers at the start, in each round, and at the end."""
     return Measured(
         seconds=[answer["seconds"] for answer in answers],
         memory=end["memory"],
@@ -85,7 +83,7 @@ def measured(facts: Mapping[str, Any], answers: list[dict[str, Any]], end: Mappi
 
 
 def measure_scaling(shapes: list[Shape], setting: Setting) -> ContextScaling:
-    """How llamita's time per token grows with the context: one model with several contexts, interleaved."""
+    """How llamita's time per token grows with the context length: one model at several lengths, interleaved."""
     workers: dict[str, Worker] = {}
     with tempfile.TemporaryDirectory() as folder, closing_all(workers):
         facts = {}
@@ -99,7 +97,7 @@ def measure_scaling(shapes: list[Shape], setting: Setting) -> ContextScaling:
         memory = [workers[name].ask("finish")["memory"] for name in workers]
     seconds = Seconds({name: [answer["seconds"] for answer in answers[name]] for name in answers})
     first = next(iter(answers))
-    # At about equal tokens per step; where a context does not divide them, per token.
+    # Tokens per step are about equal; where a length does not divide them, normalize per token.
     sizes = [shape.tokens / shapes[0].tokens for shape in shapes]
     ratios = [
         [ratio / size for ratio in seconds.ratios(name, first)] for name, size in zip(answers, sizes, strict=True)
@@ -118,7 +116,7 @@ def candidates(shape: Shape, setting: Setting, folder: Path) -> Iterator[tuple[s
 
 
 def tuned_peers(task: Task, setting: Setting) -> Iterator[tuple[str, Task]]:
-    """(name, task) of transformers, and of nanoGPT and LitGPT where there are clones, in llamita's precision."""
+    """(name, task) of transformers, and of nanoGPT and LitGPT if clones are given, in llamita's precision."""
     yield TUNED, replace(task, kind="transformers")
     if setting.nanogpt:
         yield "nanoGPT", replace(task, kind="nanogpt", clone=setting.nanogpt)
@@ -127,13 +125,13 @@ def tuned_peers(task: Task, setting: Setting) -> Iterator[tuple[str, Task]]:
 
 
 def like_llamita(task: Task, facts: Mapping[str, Any]) -> Task:
-    """A peer's task with the threads, and where it is `auto` the precision, that llamita chose."""
+    """A peer's task with llamita's choice of threads and, if it is `auto`, of precision."""
     precision = facts["precision"] if task.precision == "auto" else task.precision
     return replace(task, threads=facts["threads"], precision=precision)
 
 
 def _start_all(shape: Shape, setting: Setting, folder: Path, workers: dict[str, Worker]) -> dict[str, dict[str, Any]]:
-    """Start the workers one after the other, since llamita chooses threads and precision for the rest."""
+    """Start the workers one by one: llamita's choice of threads and precision applies to all."""
     facts: dict[str, dict[str, Any]] = {}
     write_inputs(setting.task("inputs", shape, folder))
     for name, task in candidates(shape, setting, folder):
@@ -152,7 +150,7 @@ def measure_rounds(workers: Mapping[str, Worker], rounds: int) -> dict[str, list
 
 
 def require_same_losses(reference: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `AssertionError` unless all compute the same: speeds of different results cannot be compared."""
+    """Raise `AssertionError` unless all losses agree: speeds of different computations are not comparable."""
     for name, facts in others.items():
         if facts["parameters"] != reference["parameters"]:
             raise AssertionError(f"{name} has {facts['parameters']:,} parameters, llamita {reference['parameters']:,}")

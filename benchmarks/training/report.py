@@ -1,6 +1,6 @@
-"""The measurements of training, one after the other, as the lines that say what was found.
+"""Run the training benchmarks one by one, and report them line by line.
 
-Results are written after each part, since all of them take many minutes.
+Results are written after each part, since a full run takes many minutes.
 """
 
 import tempfile
@@ -18,25 +18,25 @@ from training.shapes import SMALLEST, Shape
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, and where to keep it."""
+    """What to measure, and where to write the results."""
 
     shapes: list[Shape]
     contexts: list[int]
-    """Further contexts of the first shape, at equal tokens per step."""
+    """More context lengths for the first shape, at equal tokens per step."""
     setting: Setting
     file: Path
 
     def all_shapes(self) -> list[Shape]:
-        """The shapes, and the first one with each context; none twice."""
+        """The shapes, and the first one at each context length, without duplicates."""
         return list(dict.fromkeys([*self.shapes, *self.longer()]))
 
     def longer(self) -> list[Shape]:
-        """The first shape with each context."""
+        """The first shape at each context length."""
         return [self.shapes[0].with_context(length) for length in self.contexts]
 
 
 def report_peers(plan: Plan, run: FullRunSetting | None, results: Results) -> Iterator[str]:
-    """llamita beside its peers; with `run`, also `llamita train` from start to end -> lines of Markdown."""
+    """llamita against its peers; with `run`, also a complete `llamita train` -> lines of Markdown."""
     yield header(tables.COLUMNS)
     for shape in plan.all_shapes():
         results.rows.append(peers.measure(shape, plan.setting))
@@ -56,7 +56,7 @@ def report_peers(plan: Plan, run: FullRunSetting | None, results: Results) -> It
 
 
 def report_baseline(plan: Plan, checkout: Path, results: Results) -> Iterator[str]:
-    """This llamita beside that of `checkout` -> lines of Markdown."""
+    """This llamita against that of `checkout` -> lines of Markdown."""
     with tempfile.TemporaryDirectory() as caches:
         sides = baseline.choose_sides(checkout, Path(caches))
         yield f"new: {sides.new}\nold: {sides.old}\n"
@@ -69,7 +69,7 @@ def report_baseline(plan: Plan, checkout: Path, results: Results) -> Iterator[st
 
 
 def report_busy(plan: Plan, results: Results) -> Iterator[str]:
-    """The first shape and the smallest one, idle and beside a busy process -> lines of Markdown."""
+    """The first shape and the smallest one, idle and next to a busy process -> lines of Markdown."""
     yield header(busy.COLUMNS)
     for shape in dict.fromkeys([plan.shapes[0], SMALLEST]):
         results.busy.append(busy.measure_busy(shape, plan.setting))

@@ -1,4 +1,4 @@
-"""What was measured of training."""
+"""Results of the training benchmarks."""
 
 import statistics
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from training.shapes import Shape
 
 MIB = 1 << 20
 OVERHEAD = ("data", "clipping", "optimizer", "zeroing", "logging")
-"""The parts of a step that are neither forward nor backward."""
+"""The parts of a step outside forward and backward."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """All candidates at one shape: llamita, transformers by default and tuned, and then the others."""
+    """All candidates at one shape: llamita, transformers with default settings and tuned, then the others."""
 
     shape: Shape
     candidates: dict[str, Measured]
@@ -61,7 +61,7 @@ class Row:
         return Seconds({name: each.seconds for name, each in self.candidates.items()}).ratios(peer, ours)
 
     def memory_ratio(self) -> float:
-        """llamita's peak memory over that of transformers, by default or tuned, whichever takes less."""
+        """llamita's peak memory over that of transformers, default or tuned, whichever needs less."""
         _, default, tuned = list(self.candidates.values())[:3]
         return self.ours.memory / min(default.memory, tuned.memory)
 
@@ -70,7 +70,7 @@ class Row:
         return self.flops_per_token * self.shape.tokens / self.ours.step / self.peak
 
     def overhead(self) -> float:
-        """The share of llamita's step that is neither forward nor backward."""
+        """The fraction of llamita's step outside forward and backward."""
         return sum(self.ours.parts[name] for name in OVERHEAD) / sum(self.ours.parts.values())
 
     def speed(self, name: str) -> float:
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ContextScaling:
-    """llamita with several contexts, each relative to the first."""
+    """llamita at several context lengths, each relative to the first."""
 
     shapes: list[Shape]
     ratios: list[list[float]]
@@ -92,7 +92,7 @@ class ContextScaling:
 
 @dataclass(frozen=True)
 class FullRun:
-    """`llamita train` from start to end, beside bare steps measured before and after it."""
+    """A complete `llamita train`, and bare steps measured before and after it."""
 
     steps: int
     every: int
@@ -103,7 +103,7 @@ class FullRun:
     command: float
     """Seconds of the command."""
     loop: float
-    """Seconds from its first line of metrics, at step 0, to its end: without imports, opening data, and the plan."""
+    """Seconds from its first line of metrics, at step 0, to its end: excludes imports, opening data, and the plan."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class BaselineRow:
 
     @classmethod
     def of(cls, shape: Shape, new: Measured, old: Measured) -> "BaselineRow":
-        """The row of two measurements with as many rounds."""
+        """The row for two measurements of the same rounds."""
         ratios = Seconds({"new": new.seconds, "old": old.seconds}).ratios("old", "new")
         return cls(shape, new, old, median_interval(ratios), ratios)
 
@@ -137,7 +137,7 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class Load:
-    """A candidate on an idle machine and beside a busy process."""
+    """A candidate on an idle machine and next to a busy process."""
 
     threads: int
     idle: list[float]
@@ -147,7 +147,7 @@ class Load:
 
 @dataclass(frozen=True)
 class BusyRow:
-    """All candidates at one shape, idle and beside a process that spins on one core."""
+    """All candidates at one shape, idle and next to a process that spins on one core."""
 
     shape: Shape
     candidates: dict[str, Load]
@@ -161,7 +161,7 @@ class BusyRow:
         """Tokens per second, `idle` or `busy`."""
         return self.shape.tokens / statistics.median(getattr(self.candidates[name], load))
 
-    def kept(self, name: str) -> list[float]:
-        """The share of its idle speed that a candidate keeps beside the busy process, by round, ascending."""
+    def retained(self, name: str) -> list[float]:
+        """The fraction of its idle speed that a candidate retains next to the busy process, by round, ascending."""
         candidate = self.candidates[name]
         return sorted(idle / busy for idle, busy in zip(candidate.idle, candidate.busy, strict=True))

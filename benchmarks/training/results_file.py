@@ -1,4 +1,4 @@
-"""The file that keeps a measurement, and how its numbers changed since an older one."""
+"""The results file, and the comparison with an older one."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from common.markdown import header, line
 from training.results import MIB, BaselineRow, BusyRow, ContextScaling, FullRun, Row
 
 FORMAT = "llamita bench train, 1"
-NOTABLE = 0.05  # a change beyond it is not noise
-SMALL_PART = 0.02  # of a step: what is shorter is too noisy to be judged
+THRESHOLD = 0.05  # larger changes are not noise
+SMALL_PART = 0.02  # of a step: shorter parts are too noisy to judge
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Number:
     value: float
     less_is_better: bool = True
     is_judged: bool = True
-    """Whether it is named where it became worse: a peer's numbers and those of tiny parts are only shown."""
+    """Whether a regression is reported: a peer's numbers and those of tiny parts are only shown."""
 
     def is_worse(self, before: float) -> bool:
-        """Whether it became notably slower or larger than `before`."""
+        """Whether it is significantly slower or larger than `before`."""
         change = self.value / before if self.less_is_better else before / self.value
-        return self.is_judged and change > 1 + NOTABLE
+        return self.is_judged and change > 1 + THRESHOLD
 
 
 @dataclass
 class Results:
-    """Everything that one call of the script measured."""
+    """All results of one call of the script."""
 
     rows: list[Row] = field(default_factory=list)
     scaling: ContextScaling | None = None
@@ -47,7 +47,7 @@ class Results:
     busy: list[BusyRow] = field(default_factory=list)
 
     def numbers(self) -> Iterator[Number]:
-        """What is compared, each under a name that says what it belongs to."""
+        """The numbers to compare, with their full names."""
         for row in self.rows:
             yield from _numbers_of_row(row)
         if self.scaling:
@@ -63,21 +63,21 @@ class Results:
             yield from _numbers_of_busy_row(row)
 
     def write(self, file: Path) -> None:
-        """Keep everything as JSON. Raises `UsageError` if that is not possible."""
+        """Write all results as JSON. Raises `UsageError` if that fails."""
         numbers = {number.name: number.value for number in self.numbers()}
         content = {"format": FORMAT, "machine": self.machine(), "numbers": numbers, **asdict(self)}
         content["date"] = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(file, content)
 
     def machine(self) -> dict[str, Any]:
-        """Where, and with which versions, it was measured."""
+        """The machine and versions of this measurement."""
         return {**describe_machine(), "threads": self.rows[0].threads if self.rows else None}
 
     def compared(self, old: dict[str, Any]) -> Iterator[str]:
-        """Lines: each number beside that of an older file, and which became worse."""
+        """Lines: each number next to that of an older file, then the regressions."""
         if others := [name for name, value in self.machine().items() if old["machine"].get(name) != value]:
-            said = ", ".join(f"{name} {old['machine'].get(name)}, now {self.machine()[name]}" for name in others)
-            yield f"The older measurement is of another machine or other versions ({said}).\n"
+            differences = ", ".join(f"{name} {old['machine'].get(name)}, now {self.machine()[name]}" for name in others)
+            yield f"The older measurement is from another machine or other versions ({differences}).\n"
         before: dict[str, float] = old["numbers"]
         known = [number for number in self.numbers() if number.name in before]
         yield header(("what", "now", "before", "change"))
@@ -86,7 +86,7 @@ class Results:
             yield line([number.name, f"{number.value:,.4g}", f"{before[number.name]:,.4g}", change])
         yield ""
         worse = [number.name for number in known if number.is_worse(before[number.name])]
-        yield f"More than {NOTABLE:.0%} slower or larger: {'; '.join(worse) or 'nothing'}."
+        yield f"More than {THRESHOLD:.0%} slower or larger: {'; '.join(worse) or 'nothing'}."
 
 
 def _numbers_of_row(row: Row) -> Iterator[Number]:
@@ -110,40 +110,40 @@ def _numbers_of_busy_row(row: BusyRow) -> Iterator[Number]:
 
 
 def default_file() -> Path:
-    """A name that no older measurement has."""
+    """A new file name, from date and time."""
     return Path(f"bench-train-{datetime.now():%Y%m%d-%H%M%S}.json")
 
 
 def check_writable(file: Path) -> None:
     """Raise `UsageError` if `file` could not be written, before anything is measured."""
     if not file.parent.is_dir():
-        raise UsageError(f"--json {file}: there is no folder {file.parent}: make it first")
+        raise UsageError(f"--json {file}: folder {file.parent} does not exist: create it first")
     if file.is_dir():
-        raise UsageError(f"--json {file}: that is a folder: name a file in it")
+        raise UsageError(f"--json {file}: is a folder: name a file in it")
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """The file is complete or as it was before. Raises `UsageError` if it cannot be written."""
-    beside = file.with_name(f".{file.name}.tmp")
+    """Write the file atomically. Raises `UsageError` if it cannot be written."""
+    temporary = file.with_name(f".{file.name}.tmp")
     try:
-        beside.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8", newline="\n")
-        beside.replace(file)
+        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8", newline="\n")
+        temporary.replace(file)
     except OSError as error:
         raise UsageError(f"{file}: could not be written ({error.strerror})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """What an older call kept. Raises `UsageError` if the file is missing or something else."""
+    """Read an older results file. Raises `UsageError` if it is missing or something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--against {file}: cannot be read ({error.strerror})") from None
-    except ValueError:  # also what is not UTF-8
+    except ValueError:  # including invalid UTF-8
         raise UsageError(f"--against {file}: not JSON: give a file that benchmarks/train.py wrote") from None
     if not _is_of_a_measurement(content):
-        raise UsageError(f"--against {file}: no measurement of training: give a file that benchmarks/train.py wrote")
+        raise UsageError(f"--against {file}: not a results file: give a file that benchmarks/train.py wrote")
     return content
 
 

@@ -1,4 +1,4 @@
-"""The models and batches that training is measured at, the goals of each, and the task of a worker process."""
+"""The benchmarked models and batches with their goals, and the task of a worker process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ MIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, and the batch of each of its steps."""
+    """A model and its batch."""
 
     hidden_size: int
     num_layers: int
@@ -23,14 +23,14 @@ class Shape:
     max_seq_len: int
     batch_size: int
     goal: float | None = None
-    """Speed-up over transformers by default."""
+    """Speed-up over transformers with default settings."""
     goal_tuned: float | None = None
     """Speed-up over transformers, tuned."""
     tie_embeddings: bool = False
 
     @property
     def name(self) -> str:
-        """What --shapes calls it: width and layers."""
+        """Its name for --shapes: width and layers."""
         return f"{self.hidden_size}x{self.num_layers}"
 
     @property
@@ -40,11 +40,11 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one step."""
+        """Tokens per step."""
         return self.batch_size * self.max_seq_len
 
     def model_config(self) -> Any:
-        """The `ModelConfig` of llamita for this shape, in a process that has llamita."""
+        """llamita's `ModelConfig` for this shape; imports llamita."""
         from llamita.model import ModelConfig
 
         return ModelConfig(
@@ -60,9 +60,9 @@ class Shape:
         )
 
     def flops_per_token(self, parameters: int) -> int:
-        """FLOPs of a training step per token (Chowdhery et al., 2022, appendix B), for a model of so many parameters.
+        """FLOPs of a training step per token (Chowdhery et al., 2022, appendix B).
 
-        6 for each weight that multiplies (2 forward, 4 backward; an embedding that is only looked up does not), and
+        6 per weight in a matrix product (2 forward, 4 backward; an embedding that is only looked up is in none), and
         12 · layers · width · context for attention, halved since it is causal.
         """
         looked_up = 0 if self.tie_embeddings else self.vocab_size * self.hidden_size
@@ -70,7 +70,7 @@ class Shape:
         return 6 * (parameters - looked_up) + attention
 
     def with_context(self, max_seq_len: int) -> "Shape":
-        """The same model with another context and about as many tokens per step, without goals."""
+        """The same model with another context length, about the same tokens per step, and no goals."""
         if max_seq_len == self.max_seq_len:
             return self
         rows = max(1, self.tokens // max_seq_len)
@@ -79,28 +79,28 @@ class Shape:
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker process builds."""
+    """What a worker process builds and measures."""
 
     kind: str
     """`inputs`, `matmul`, `llamita`, or a key of `PEERS` in `peer_models.py`."""
     shape: Shape
     folder: Path
-    """Where the initial weights, the tokens and their order are; the kind `inputs` writes them."""
+    """The folder of the initial weights, tokens and batch order; the kind `inputs` writes them."""
     clone: Path | None = None
-    """The clone of a project that has no package."""
+    """The clone of a project without a package."""
     source: Path | None = None
     """The folder to import llamita from; None: wherever it is installed, else this checkout."""
     cache: Path | None = None
     """The worker's LLAMITA_CACHE; None: the user's."""
     threads: int = 0
-    """CPU threads; 0: as many as llamita chooses."""
+    """CPU threads; 0: llamita's choice."""
     precision: str = "auto"
-    """auto, fp32, bf16 or fp16. Only llamita knows what auto is; peers are given what it chose."""
+    """auto, fp32, bf16 or fp16. Only llamita resolves auto; peers get its choice."""
     compiled: bool = False
-    """Whether to use torch.compile, where it works."""
+    """Whether to use torch.compile, if it works."""
     device: str = "cpu"
     min_seconds: float = MIN_SECONDS
-    """The least duration of one measurement, which has several steps where they are short."""
+    """The minimum duration of one measurement, which repeats short steps."""
 
 
 SHAPES = (
@@ -115,7 +115,7 @@ CONTEXTS = 256, 1024, 4096
 
 
 def choose_shapes(words: Sequence[str]) -> list[Shape]:
-    """The shapes of these names or numbers (from 1); all if there are none. Raises `UsageError` for unknown ones."""
+    """The shapes with these names or numbers (from 1); default: all. Raises `UsageError` for unknown ones."""
     known = {shape.name: shape for shape in SHAPES} | {str(n): shape for n, shape in enumerate(SHAPES, start=1)}
     for word in words:
         if word not in known:
@@ -125,7 +125,7 @@ def choose_shapes(words: Sequence[str]) -> list[Shape]:
 
 
 def choose_contexts(contexts: Sequence[int]) -> list[int]:
-    """These lengths, each once. Raises `UsageError` for one below 1."""
+    """The distinct lengths. Raises `UsageError` for one below 1."""
     for length in contexts:
         if length < 1:
             raise UsageError(f"--contexts: {length} is not a length: give numbers above 0")

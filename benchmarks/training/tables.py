@@ -1,4 +1,4 @@
-"""The tables in Markdown that say what was measured of training."""
+"""Markdown tables of the training benchmarks."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from training.results import MIB, ContextScaling, FullRun, Row
 
 MEMORY_GOAL = 0.75  # of the peer that takes least
 MFU_GOAL = 0.65
-OVERHEAD_GOAL = 0.05  # of a step, for all but forward and backward
+OVERHEAD_GOAL = 0.05  # of a step, outside forward and backward
 
 COLUMNS = (
     "shape", "vocabulary", "batch", "llamita, tokens/s",
@@ -28,7 +28,7 @@ def row_line(row: Row) -> str:
 
 
 def notes(rows: list[Row], compiling: bool) -> Iterator[str]:
-    """What the main table leaves out: the goals of all rows, and how the tuned peer was computed."""
+    """Notes on the main table: the goals of all rows, and how the tuned peer was run."""
     yield (
         f"Goals of all rows: memory at most {MEMORY_GOAL:g} of the smaller of transformers' two; at the first shape an "
         f"MFU of at least {MFU_GOAL:.0%} of the measured peak FLOP/s, and at most {OVERHEAD_GOAL:.0%} of a step "
@@ -36,11 +36,11 @@ def notes(rows: list[Row], compiling: bool) -> Iterator[str]:
     )
     tuned = list(rows[0].candidates.values())[2]
     if compiling and not tuned.compiled:
-        yield "torch.compile does not work here (is there a C++ compiler?): the tuned peer is not compiled."
+        yield "torch.compile does not work on this machine (is there a C++ compiler?): the tuned peer is not compiled."
     elif not compiling:
         yield "The tuned peer was not compiled (--no_compile)."
     if tuned.precision != "bf16":
-        yield "This processor does not multiply bf16: everything is fp32."
+        yield "This processor has no bf16 matrix instructions: everything is fp32."
 
 
 def other_models(rows: list[Row]) -> Iterator[str]:
@@ -57,7 +57,7 @@ def other_models(rows: list[Row]) -> Iterator[str]:
 
 
 def step_parts(rows: list[Row]) -> Iterator[str]:
-    """Where the time of llamita's steps goes: milliseconds by part, and shares by kind of operation."""
+    """Breakdown of llamita's steps: milliseconds by part, and shares by kind of operation."""
     parts, kinds = list(rows[0].ours.parts), list(rows[0].ours.profile)
     yield header(["shape", "batch", *(f"{part}, ms" for part in parts), "outside forward and backward", *kinds])
     for row in rows:
@@ -67,7 +67,7 @@ def step_parts(rows: list[Row]) -> Iterator[str]:
 
 
 def scaling_lines(scaling: ContextScaling) -> Iterator[str]:
-    """Time and memory of each context relative to the first."""
+    """Time and memory at each context length, relative to the first."""
     yield header(("shape", "batch", "time per token, ratio (min-max)", "FLOPs per token, ratio", "memory, ratio"))
     for shape, ratios, expected, memory in zip(
         scaling.shapes, scaling.ratios, scaling.expected, scaling.memory, strict=True
@@ -77,7 +77,7 @@ def scaling_lines(scaling: ContextScaling) -> Iterator[str]:
 
 
 def full_run_lines(run: FullRun) -> Iterator[str]:
-    """How much of a bare step's speed is left when everything that a run does besides is counted."""
+    """The speed of a complete run relative to bare steps."""
     intervals, of_bare = "evaluation, samples and checkpoint every", "of the bare speed"
     yield header(("steps", intervals, "bare step", "the run's loop", of_bare, "whole command", of_bare))
     loop, command = (f"{run.steps * run.bare / seconds:.0%}" for seconds in (run.loop, run.command))

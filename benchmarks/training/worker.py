@@ -1,7 +1,7 @@
-"""A worker process: it trains one candidate, measures whenever it is asked, and finally reports memory and a profile.
+"""A worker process: trains one candidate, measures on request, and finally reports memory and a profile.
 
-Its task, the requests and the answers are JSON lines. Each candidate has a process of its own, since one that has
-been compiled, or has needed much memory, would change what is measured of the next.
+Task, requests and answers are JSON lines. Each candidate has a separate process, since one that has been compiled, or
+has needed much memory, would affect the measurements of the next.
 """
 
 import json
@@ -26,7 +26,7 @@ PROFILED = 2  # steps
 
 
 class TrainingSteps:
-    """Trains an implementation, with a clock between the parts of a step."""
+    """Trains an implementation, and times the parts of each step."""
 
     def __init__(self, task: Task):
         self._it, self._min_seconds = _implementation(task), task.min_seconds
@@ -36,23 +36,23 @@ class TrainingSteps:
         self._next, self._count = 1, 0
 
     def ready(self) -> dict[str, Any]:
-        """What is known before the first measurement."""
+        """The facts known before the first measurement."""
         count = sum(parameter.numel() for parameter in self._it.model.parameters())
-        has_compiled = "llvmlite" in sys.modules  # llamita's kernels: the compiler stays in memory, 100 MiB
+        has_compiled = "llvmlite" in sys.modules  # for llamita's kernels: the compiler stays in memory, 100 MiB
         return {"losses": self._losses, "parameters": count, "has_compiled": has_compiled, **self._it.facts}
 
     def measure(self) -> dict[str, Any]:
-        """Seconds per step: the median of a measurement on a CPU, the mean on a GPU, which is not waited for."""
+        """Seconds per step: the median on a CPU; the mean on a GPU, without synchronizing after each step."""
         if not self._count:
             self._count = min(MAX_STEPS, max(1, round(self._min_seconds / self._one())))
             self._parts.clear()
         if self._on_gpu:
-            return {"seconds": self._seconds_without_waiting()}
+            return {"seconds": self._seconds_asynchronous()}
         return {"seconds": statistics.median(self._one() for _ in range(self._count))}
 
     def finish(self) -> dict[str, Any]:
-        """The peak memory of all that was done so far, and how a step's time is divided."""
-        memory = self._peak_memory()  # first: profiling takes memory, too
+        """Peak memory so far, and the breakdown of a step's time."""
+        memory = self._peak_memory()  # first: profiling needs memory, too
         parts = {name: statistics.median(step[name] for step in self._parts) for name in PARTS}
         return {"memory": memory, "parts": parts, "profile": self._profile()}
 
@@ -81,8 +81,8 @@ class TrainingSteps:
         self._parts.append(dict(zip(PARTS, (after - before for before, after in pairwise(marks)), strict=True)))
         return marks[-1] - marks[0], loss.item()
 
-    def _seconds_without_waiting(self) -> float:
-        """Steps that read no loss, so that the CPU runs ahead of the GPU as it does in training."""
+    def _seconds_asynchronous(self) -> float:
+        """Steps that do not read the loss, so that the CPU runs ahead of the GPU, as in training."""
         from training.matmul import synchronize
 
         synchronize(self._it.facts["device"])
@@ -104,7 +104,7 @@ class TrainingSteps:
         return peak_memory()
 
     def _profile(self) -> dict[str, float]:
-        """The share of a step's CPU time in each kind of operation, as `kind_of` names them."""
+        """The share of a step's CPU time in each kind of operation, classified by `kind_of`."""
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CPU]) as found:
@@ -122,20 +122,20 @@ OPERATIONS = {
     "head": ("crossentropy", "cross_entropy", "log_softmax", "logsoftmax", "nll_loss", "nllloss"),
     "optimizer": ("optimizer", "adamw"),
 }
-"""Kinds of operations, and what their names contain. Time is an operation's own, without that of those it calls: the
+"""Kinds of operations, by substrings of their names. Time is self time, without the operations called: the
 matrix products of attention and of the head count as matmul."""
 
 
 def kind_of(operation: str) -> str | None:
-    """The kind of the operation of this name."""
+    """The kind of the operation with this name."""
     name = operation.lower()
     return next((kind for kind, marks in OPERATIONS.items() if any(mark in name for mark in marks)), None)
 
 
 def peak_memory() -> int:
-    """The most bytes that were ever resident in this process."""
+    """Peak resident bytes of this process."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent process had, too
+    if status.exists():  # getrusage would include the parent process's peak
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     if sys.platform == "win32":
@@ -146,7 +146,7 @@ def peak_memory() -> int:
 
 
 def build(task: Task) -> Any:
-    """What answers `ready`, `measure` and `finish` for this task. (Only what it needs is imported.)"""
+    """An object that answers `ready`, `measure` and `finish` for this task. Imports only what it needs."""
     if task.kind == "inputs":
         from training.inputs import Inputs
 
@@ -169,7 +169,7 @@ def _implementation(task: Task) -> Any:
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Build what the first line asks for, then do what each further line asks for."""
+    """Build the task in the first line, then answer each request that follows."""
 
     def answer(work: Callable[[], dict[str, Any]]) -> None:
         try:
@@ -196,7 +196,7 @@ def _task(content: dict[str, Any]) -> Task:
 
 
 def main() -> None:
-    """Answer on what was standard output; what models print goes to standard error."""
+    """Answer on the original stdout; redirect prints of the models to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.stdin, answers)

@@ -1,4 +1,4 @@
-"""Worker processes, as the process that asks them sees them."""
+"""Client side of the worker processes."""
 
 import importlib.util
 import json
@@ -20,13 +20,13 @@ KILLED = -9
 
 
 class Worker:
-    """A process that builds a candidate and measures it when asked. Raises `UsageError` if it cannot be built."""
+    """A process that builds a candidate and measures it on request. Raises `UsageError` if it cannot be built."""
 
     def __init__(self, name: str, task: Task):
         self.name = name
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed below)
         self._process = subprocess.Popen(
-            # -P: not from the working directory, which may hold another llamita than the one that is asked for.
+            # -P: do not import from the working directory, which may contain another llamita.
             [sys.executable, "-P", "-m", "training.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -39,16 +39,16 @@ class Worker:
         self._send(content | {name: str(value) for name, value in content.items() if isinstance(value, Path)})
 
     def facts(self) -> dict[str, Any]:
-        """What it says when it has built its candidate."""
+        """The facts that it reports after building its candidate."""
         return self._answer()
 
     def ask(self, what: str) -> dict[str, Any]:
-        """Let it `measure` or `finish` -> its answer."""
+        """Request `measure` or `finish` -> the answer."""
         self._send({"do": what})
         return self._answer()
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
         self._errors.close()
@@ -58,47 +58,45 @@ class Worker:
         try:
             print(json.dumps(content), file=self._process.stdin, flush=True)
         except BrokenPipeError:
-            self._process.wait()  # why it ended is reported when its answer is missing
+            self._process.wait()  # the cause is reported when the answer is missing
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        content = json.loads(line) if line else {"failure": self._last_words()}
+        content = json.loads(line) if line else {"failure": self._failure()}
         if "mistake" in content:
             raise UsageError(content["mistake"])
         if "failure" in content:
             raise RuntimeError(f"{self.name} failed:\n{content['failure']}")
         return content
 
-    def _last_words(self) -> str:
+    def _failure(self) -> str:
         code = self._process.wait()
         if code == KILLED:
-            raise UsageError(
-                f"{self.name} was killed, as happens when memory runs out: choose smaller --shapes or --contexts"
-            )
+            raise UsageError(f"{self.name} was killed, probably out of memory: choose smaller --shapes or --contexts")
         self._errors.seek(0)
-        return f"it ended with {code}\n{self._errors.read()[-4000:]}"
+        return f"exit code {code}\n{self._errors.read()[-4000:]}"
 
 
 def environment(source: Path | None, cache: Path | None) -> dict[str, str]:
-    """The user's environment, in which Python finds the benchmarks and llamita, before any that is installed."""
+    """The user's environment, with benchmarks and llamita first on Python's path."""
     paths = [str(BENCHMARKS), str(source or llamita_source()), os.environ.get("PYTHONPATH", "")]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    # Kernels, too: versions that share a folder delete each other's.
+    # Kernels, too: versions that share a folder delete each other's kernels.
     return {**found, "LLAMITA_CACHE": str(cache), "LLAMITA_KERNEL_CACHE": str(cache / "kernels")} if cache else found
 
 
 def llamita_source() -> Path:
-    """The folder that llamita is imported from: where it is installed, else this checkout. It is not imported here."""
+    """The folder to import llamita from: where it is installed, else this checkout. Does not import it."""
     spec = importlib.util.find_spec("llamita")
     return Path(spec.origin).resolve().parents[1] if spec and spec.origin else BENCHMARKS.parent
 
 
 def start(workers: dict[str, Worker], name: str, task: Task) -> dict[str, Any]:
-    """Start a worker and keep it in `workers` -> its facts.
+    """Start a worker and add it to `workers` -> its facts.
 
-    One that had to compile llamita's kernels holds the compiler in memory; its successor finds them compiled, as all
-    later runs of a user do, and takes its place.
+    A worker that had to compile llamita's kernels still has the compiler in memory, so it is replaced by a new one,
+    which loads the kernels from the cache, as all later runs do.
     """
     workers[name] = Worker(name, task)
     facts = workers[name].facts()
@@ -110,7 +108,7 @@ def start(workers: dict[str, Worker], name: str, task: Task) -> dict[str, Any]:
 
 
 def write_inputs(task: Task) -> None:
-    """Fill the task's folder with weights, tokens and order, in a process that then ends."""
+    """Write weights, tokens and batch order to the task's folder, in a separate process."""
     workers: dict[str, Worker] = {}
     with closing_all(workers):
         start(workers, "inputs", replace(task, kind="inputs"))
@@ -118,7 +116,7 @@ def write_inputs(task: Task) -> None:
 
 @contextmanager
 def closing_all(workers: Mapping[str, Worker]) -> Iterator[None]:
-    """End the workers that are in the dictionary by then, also after an error or Ctrl-C."""
+    """Kill all workers in the dictionary at the end, also after an error or Ctrl-C."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Imports go one way, floor by floor; and the check that says so can fail."""
+"""Imports follow the layers of scripts/check_layers.py, and the check detects violations."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def check(*arguments: str | Path) -> tuple[int, list[str]]:
-    """The exit code of scripts/check_floors.py, and the lines it prints."""
-    command = [sys.executable, ROOT / "scripts" / "check_floors.py", *arguments]
+    """The exit code of scripts/check_layers.py, and the lines it prints."""
+    command = [sys.executable, ROOT / "scripts" / "check_layers.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert not done.stderr
     return done.returncode, done.stdout.splitlines()
@@ -39,7 +39,7 @@ GOOD = {
     "cli/main.py": "from llamita import __version__\nimport llamita.train.loop",
 }
 
-CROSSED = {
+VIOLATIONS = {
     "an absolute import": ("model/block.py", "from llamita.train import loop"),
     "a plain import": ("model/block.py", "import llamita.train.loop as loop"),
     "a relative import": ("model/block.py", "from ..train.loop import train"),
@@ -49,53 +49,53 @@ CROSSED = {
     "an import inside a function": ("model/block.py", "def late():\n    if True:\n        import llamita.train"),
     "an import for types only": ("model/block.py", "if TYPE_CHECKING:\n    from llamita.train.loop import train"),
     "one name among others": ("model/block.py", "from llamita import config, train"),
-    "the ground from the ground": ("errors.py", "from llamita.config import RunConfig"),
+    "the lowest layer": ("errors.py", "from llamita.config import RunConfig"),
     "the root": ("__init__.py", "from llamita.train import loop"),
 }
 
 
-def test_the_imports_of_llamita_go_one_way():
+def test_the_imports_of_llamita_follow_the_layers():
     code, lines = check()
     assert code == 0, "\n".join(lines)
 
 
 def test_a_good_tree_passes(tmp_path):
-    assert check(tree(tmp_path, GOOD)) == (0, ["10 modules: every import goes one way"])
+    assert check(tree(tmp_path, GOOD)) == (0, ["10 modules: all imports follow the layers"])
 
 
-@pytest.mark.parametrize("case", CROSSED)
-def test_a_crossed_floor_is_one_line(tmp_path, case):
-    name, text = CROSSED[case]
+@pytest.mark.parametrize("case", VIOLATIONS)
+def test_a_violation_is_one_line(tmp_path, case):
+    name, text = VIOLATIONS[case]
     code, lines = check(tree(tmp_path, {**GOOD, name: text}))
     assert code == 1
     assert len(lines) == 1
     assert f"llamita/{name}:{len(text.splitlines())}: llamita" in lines[0]
-    assert " stands before " in lines[0]
+    assert " comes before " in lines[0]
 
 
-def test_every_crossed_floor_is_named(tmp_path):
+def test_every_violation_is_reported(tmp_path):
     code, lines = check(tree(tmp_path, {**GOOD, "model/rope.py": "import llamita.train\nimport llamita.cli.main"}))
     assert code == 1
     assert len(lines) == 2
 
 
-def test_modules_of_a_package_that_need_each_other_are_a_cycle(tmp_path):
+def test_modules_of_a_package_that_import_each_other_are_a_cycle(tmp_path):
     bad = {"model/a.py": "from llamita.model.b import x", "model/b.py": "from . import c",
            "model/c.py": "def late():\n    from .a import y"}  # fmt: skip
     code, (line,) = check(tree(tmp_path, {**GOOD, **bad}))
     assert code == 1
-    assert line.startswith("cycle of imports: ")
-    steps = line.removeprefix("cycle of imports: ").split(" -> ")
+    assert line.startswith("import cycle: ")
+    steps = line.removeprefix("import cycle: ").split(" -> ")
     assert steps[0] == steps[-1]
     named = dict(pairwise(steps))  # each module -> the one that it imports
     assert named == {f"llamita.model.{a}": f"llamita.model.{b}" for a, b in ("ab", "bc", "ca")}
 
 
-def test_a_module_that_asks_its_own_package_is_a_cycle(tmp_path):
+def test_a_module_that_imports_its_own_package_is_a_cycle(tmp_path):
     bad = {"train/__init__.py": "from . import loop", "train/loop.py": "import llamita.train"}
     code, (line,) = check(tree(tmp_path, {**GOOD, **bad}))
     assert code == 1
-    assert line.startswith("cycle of imports: ")
+    assert line.startswith("import cycle: ")
 
 
 def test_two_cycles_are_two_lines(tmp_path):
@@ -106,13 +106,13 @@ def test_two_cycles_are_two_lines(tmp_path):
     assert len(lines) == 2
 
 
-def test_a_package_without_a_floor_is_named(tmp_path):
+def test_a_package_without_a_layer_is_reported(tmp_path):
     code, (line,) = check(tree(tmp_path, {**GOOD, "attic/chest.py": ""}))
     assert code == 1
     assert "attic" in line
 
 
-def test_an_import_of_what_does_not_exist_is_named(tmp_path):
+def test_an_import_of_a_missing_module_is_reported(tmp_path):
     code, (line,) = check(tree(tmp_path, {**GOOD, "model/rope.py": "import llamita.attic"}))
     assert code == 1
     assert "does not exist" in line
