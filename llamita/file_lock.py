@@ -13,9 +13,9 @@ POLL_EVERY = 0.1  # seconds between attempts while waiting
 def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock on `path`, an empty file that is created where missing and never deleted.
 
-    The operating system releases it when the process ends, however it ends, `kill -9` included. Where another process
-    holds it, raises `BlockingIOError`, or, with `wait`, waits. Raises `OSError` where the file cannot be opened, or
-    the file system has no locks.
+    The operating system releases it when the process ends, even by `kill -9`. If another process holds it, this raises
+    `BlockingIOError`, or waits if `wait`. Raises `OSError` if the file cannot be opened, or the file system has no
+    locks.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:

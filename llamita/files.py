@@ -1,4 +1,4 @@
-"""Files that are complete or as they were before, whatever happens meanwhile."""
+"""Atomic file writes: a file is complete, or as it was before, whatever happens."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from llamita.errors import UserError
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """The file is complete or as it was before: written beside, forced to disk, renamed.
+    """Write a temporary file in the same folder, force it to disk, and rename it.
 
-    A process killed meanwhile leaves a hidden file beside it; `remove_left_overs` deletes that. Raises `UserError`
+    A process that is killed leaves the hidden temporary file; `remove_left_overs` deletes it. Raises `UserError`
     where the disk is full or not to be written on.
     """
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
@@ -20,19 +20,19 @@ def write_atomically(file: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         beside.replace(file)
     except OSError as error:
-        raise UserError(f"{file}: could not be written ({error.strerror}); nothing that was there is lost") from None
+        raise UserError(f"{file}: could not be written ({error.strerror}); the file is as it was before") from None
     finally:
         beside.unlink(missing_ok=True)
 
 
 def remove_left_overs(file: Path) -> None:
-    """Delete what killed processes left of writing `file`. Only for who knows that nobody writes it now."""
+    """Delete the temporary files of killed processes. Call it only while no other process writes `file`."""
     for beside in file.parent.glob(f".{file.name}.*.tmp"):
         beside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Make what is written outlive a power cut; a folder too, which Windows cannot open."""
+    """Force a file or folder to disk, to survive a power failure. Does nothing on Windows, which opens no folders."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -43,6 +43,6 @@ def sync(path: Path) -> None:
 
 
 def default_cache() -> Path:
-    """Where what can be made or fetched again is kept: $LLAMITA_CACHE, else ~/.cache/llamita."""
+    """The folder for what can be computed or downloaded again: $LLAMITA_CACHE, else ~/.cache/llamita."""
     folder = os.environ.get("LLAMITA_CACHE")
     return Path(folder) if folder else Path.home() / ".cache" / "llamita"

@@ -16,7 +16,6 @@ from llamita.config import DataConfig
 from llamita.corpus import Defaults, DocumentList, Judge, Source, TextFiles, join_documents, open_source, opening
 from llamita.data import DocumentWindows, StreamWindows, open_dataset
 from llamita.randomness import key
-from llamita.tokenizer import END_OF_TEXT
 from llamita.train import RunDirectory
 
 TOSSES = 6
@@ -29,12 +28,12 @@ class Coins:
     def __init__(self, seed: int, count: int, split: str):
         self._arguments = seed, count, split
 
-    def pieces(self) -> Iterator[str]:
+    def pieces(self) -> Iterator[str | None]:
         seed, count, split = self._arguments
         for number in range(count):
             bits = key(seed, "coins", split, number)
             yield "".join("HT"[bits >> toss & 1] for toss in range(TOSSES))
-            yield END_OF_TEXT
+            yield None
 
     def fingerprint(self) -> str:
         return repr(self._arguments)
@@ -95,7 +94,7 @@ def test_evaluation_compares_with_its_floor_and_lets_it_judge(coins, monkeypatch
     assert shown["loss floor"].startswith(f"{TOSSES * math.log(2) / (TOSSES + 1):.4f}, the model is ")
 
 
-def test_windows_that_are_asked_for_win_over_its_defaults_and_have_no_floor(coins):
+def test_requested_windows_win_over_its_defaults_and_have_no_floor(coins):
     config = tiny_config(Path("coins"), windows="stream")
     data = open_dataset(config)
     assert isinstance(data.train, StreamWindows)
@@ -125,7 +124,7 @@ def test_a_name_beside_files_is_a_file(coins, text, capsys):
     assert isinstance(source.training, TextFiles)
 
 
-def test_local_files_bring_validation_text_where_it_is_named_and_nothing_else(text):
+def test_local_files_have_validation_text_only_where_it_is_named(text):
     alone = open_source(DataConfig(data=(str(text),)), seed=0)
     assert (alone.validation, alone.judge, alone.floor_nats, alone.defaults) == (None, None, None, Defaults())
     both = open_source(DataConfig(data=(str(text),), val_data=(str(text),), max_documents=3), seed=0)

@@ -24,7 +24,7 @@ def test_every_epoch_has_each_window_exactly_once(num_windows, batch_size):
 
 @given(st.integers(1, 50), st.integers(1, 40), st.integers(0, 2**62), st.integers(0, 100))
 @settings(max_examples=50, deadline=None)
-def test_a_step_alone_gives_what_the_whole_sequence_has_there(num_windows, batch_size, seed, step):
+def test_a_single_step_equals_that_step_of_the_sequence(num_windows, batch_size, seed, step):
     """Cut into other batches, the order of the sequences is the same: nothing but its number places a sequence."""
     singles = BatchOrder(num_windows, 1, seed)
     expected = [singles.indices(step * batch_size + i)[0] for i in range(batch_size)]
@@ -37,7 +37,7 @@ def test_permute_is_a_permutation(n):
         np.testing.assert_array_equal(np.sort(permute(np.arange(n), n, key)), np.arange(n))
 
 
-def test_permute_keeps_the_shape_and_reaches_far():
+def test_permute_keeps_the_shape_and_takes_large_sizes():
     n = 2**40 - 12345
     index = np.arange(n - 6, n).reshape(2, 3)
     there = permute(index, n, 7)
@@ -47,7 +47,7 @@ def test_permute_keeps_the_shape_and_reaches_far():
     assert len(np.unique(permute(np.arange(100_000), n, 7))) == 100_000
 
 
-def test_the_order_stays_what_it_was():
+def test_the_order_has_not_changed_between_versions():
     """A run of yesterday is resumed tomorrow: these numbers may never change."""
     assert BatchOrder(10, 4, seed=0).indices(0).tolist() == [8, 3, 5, 2]
     assert BatchOrder(1_000_000, 4, seed=42).indices(1000).tolist() == [273938, 107830, 975940, 534012]
@@ -66,7 +66,7 @@ def test_all_orders_of_a_few_windows_are_equally_likely(n, limit):
     assert chi_square_per_freedom(counts) < limit
 
 
-def test_each_window_comes_to_each_place_equally_often():
+def test_each_window_is_at_each_position_equally_often():
     n = 40
     counts = np.zeros((n, n))
     for key in range(4000):

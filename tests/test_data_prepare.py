@@ -43,6 +43,9 @@ class Utf8:
         while (block := np.fromiter(islice(ids, 1 << 16), np.uint32)).size:
             yield block
 
+    def encode_document(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
+        return self.encode_blocks(strings)
+
     def save(self, path: Path) -> Path:
         (path / "tokenizer.json").write_text(self.fingerprint)
         return path / "tokenizer.json"
@@ -63,7 +66,7 @@ DOCUMENTS = [f"Llama {number} sagt: äh 🦙\n" * (number % 4 + 1) for number in
 
 
 @pytest.mark.parametrize("tokenizer", [Utf8(), Utf8(end_id=None), Utf8(vocab_size=65_537)])
-def test_the_files_hold_a_naive_encoding_and_its_counts(tmp_path, tokenizer):
+def test_the_token_files_equal_a_naive_encoding_with_its_counts(tmp_path, tokenizer):
     text = tmp_path / "text.txt"
     text.write_text(f"{END_OF_TEXT}\n".join(DOCUMENTS), newline="")
     prepared = prepare(TextFiles(text, read_size=100), tokenizer, tmp_path / "cache")
@@ -90,7 +93,7 @@ def trained_bpe() -> BPETokenizer:
 @pytest.mark.parametrize("read_size", [1, 13, 1 << 20])
 def test_the_real_tokenizers_give_the_ids_of_the_whole_text(tmp_path, tokenizer, read_size):
     text = tmp_path / "text.txt"
-    text.write_text(END_OF_TEXT.join(DOCUMENTS), newline="")
+    text.write_text(f"{END_OF_TEXT}\n".join(DOCUMENTS), newline="")
     prepared = prepare(TextFiles(text, read_size=read_size), tokenizer, tmp_path / "cache")
     for file, documents in ((prepared.train, DOCUMENTS[:21]), (prepared.validation, DOCUMENTS[21:])):
         np.testing.assert_array_equal(
@@ -101,7 +104,7 @@ def test_the_real_tokenizers_give_the_ids_of_the_whole_text(tmp_path, tokenizer,
 
 def test_the_manifest_names_text_and_tokenizer(tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text(END_OF_TEXT.join(DOCUMENTS))
+    text.write_text(f"{END_OF_TEXT}\n".join(DOCUMENTS))
     corpus = TextFiles(text)
     manifest = json.loads((prepare(corpus, Utf8(), tmp_path / "cache").folder / "manifest.json").read_text())
     assert manifest["format_version"] == 1
@@ -137,14 +140,14 @@ def test_validation_is_the_last_tenth_of_the_characters_of_a_single_document(tmp
 @pytest.mark.parametrize("read_size", [1, 100, 1 << 20])
 def test_the_training_part_is_the_text_of_the_training_file(tmp_path, count, read_size):
     text = tmp_path / "text.txt"
-    text.write_text(END_OF_TEXT.join(DOCUMENTS[:count]), newline="")
+    text.write_text(f"{END_OF_TEXT}\n".join(DOCUMENTS[:count]), newline="")
     corpus = TextFiles(text, read_size=read_size)
     prepared = prepare(corpus, Utf8(), tmp_path / "cache")
     assert naive_ids(list(join_documents(training_part(corpus))), [256]) == prepared.train.ids.tolist()
     assert list(training_part(corpus, DocumentList(["other"], "x"))) == list(corpus.pieces())
 
 
-@pytest.mark.parametrize("end", [END_OF_TEXT, ""], ids=["documents", "a single document"])
+@pytest.mark.parametrize("end", [f"\n{END_OF_TEXT}\n", ""], ids=["documents", "a single document"])
 def test_merges_are_learned_from_the_training_part_alone_and_characters_from_all_the_text(tmp_path, end):
     training, held_out = [f"the llama ran {number:02}. " for number in range(90)], ["vwxyz vwxyz vwxyz "] * 10
     text = tmp_path / "text.txt"
@@ -166,7 +169,7 @@ def test_characters_that_only_a_validation_corpus_has_are_known(tmp_path, monkey
     assert tokenizer.characters == list("abxyz")
 
 
-def test_a_validation_corpus_is_used_whole(tmp_path):
+def test_a_validation_corpus_is_used_completely(tmp_path):
     corpus, other = DocumentList(["one", "two"], "train"), DocumentList(["three"], "val")
     prepared = prepare(corpus, Utf8(), tmp_path, validation_corpus=other)
     assert prepared.train.ids.tolist() == naive_ids(["one", "two"], [256])
@@ -182,7 +185,7 @@ def test_progress_counts_all_characters(tmp_path):
     assert seen[-1] == (total, total)
 
 
-def test_what_was_prepared_is_found_again_and_what_differs_is_not(tmp_path):
+def test_prepared_tokens_are_found_again_and_different_ones_are_not(tmp_path):
     corpus = DocumentList(DOCUMENTS, "first name")
     first = prepare(corpus, Utf8(), tmp_path)
     written = first.train.path.stat().st_mtime_ns
@@ -198,7 +201,7 @@ def test_what_was_prepared_is_found_again_and_what_differs_is_not(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_many_at_once_end_with_one_good_folder(tmp_path):
+def test_concurrent_preparations_end_with_one_good_folder(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         jobs = [pool.submit(prepare, DocumentList(DOCUMENTS, "x"), Utf8(), tmp_path) for _ in range(8)]
     assert len({job.result().folder for job in jobs}) == 1
@@ -255,7 +258,7 @@ def child(folder: Path, mode: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
-def test_killed_in_the_middle_leaves_nothing_that_is_taken_for_complete(tmp_path):
+def test_a_killed_preparation_is_never_taken_for_complete(tmp_path):
     with child(tmp_path, "wait") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
@@ -275,7 +278,7 @@ def test_killed_in_the_middle_leaves_nothing_that_is_taken_for_complete(tmp_path
     assert list(tmp_path.iterdir()) == [prepared.folder]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
     resource = pytest.importorskip("resource")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
@@ -289,12 +292,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_no_space_at_the_last_moment_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_at_the_end_is_one_line_and_leaves_no_files(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device.*make room"):
+    with pytest.raises(UserError, match=r"No space left on device.*free some space"):
         prepare(DocumentList(DOCUMENTS, "x"), Utf8(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -306,7 +309,7 @@ def test_a_cache_that_is_a_file_is_one_line(tmp_path):
     assert (tmp_path / "cache").read_text() == "mine"
 
 
-def test_a_defect_of_the_tokenizer_keeps_its_traceback_and_leaves_nothing(tmp_path):
+def test_a_bug_in_a_tokenizer_keeps_its_traceback_and_leaves_no_files(tmp_path):
     class Broken(Utf8):
         def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
             raise ZeroDivisionError
@@ -337,7 +340,7 @@ def test_text_that_cannot_be_split_is_refused_before_anything_is_written(tmp_pat
 
 def test_text_that_changes_while_it_is_read_is_refused(tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text(END_OF_TEXT.join(DOCUMENTS))
+    text.write_text(f"{END_OF_TEXT}\n".join(DOCUMENTS))
     with pytest.raises(UserError, match="changed while"):
         prepare(TextFiles(text), Utf8(), tmp_path / "cache", progress=lambda *_: text.write_text("other"))
     assert list((tmp_path / "cache").iterdir()) == []

@@ -49,21 +49,64 @@ def test_stream_windows_are_slices_of_the_tokens(token_file, context, include_re
     assert all(tensor.shape == (len(windows), context) and tensor.is_contiguous() for tensor in batch)
 
 
-@pytest.mark.parametrize("context", [1, 4, 8, 11, 16, 100])
-def test_document_windows_are_documents(token_file, context):
-    windows = DocumentWindows(token_file, context)
-    assert len(windows) == 6
-    batch = windows.batch(np.arange(6))
-    for row, (start, stop) in enumerate(zip(token_file.document_starts, token_file.document_ends, strict=True)):
-        targets = token_file.ids[start:stop].tolist()[:context]
-        inputs = [END, *targets[:-1]]
+def naive_document_windows(token_file: TokenFile, context: int, start: int = END) -> list[tuple[list[int], list[int]]]:
+    """(inputs, targets) of each window: the first of every document, then those that continue, document by document."""
+    first, continuing = [], []
+    for begin, stop in zip(token_file.document_starts, token_file.document_ends, strict=True):
+        targets = token_file.ids[begin:stop].tolist()
+        inputs = [start, *targets[:-1]]
+        cuts = [(inputs[at : at + context], targets[at : at + context]) for at in range(0, len(targets), context)]
+        first.append(cuts[0])
+        continuing += cuts[1:]
+    return first + continuing
+
+
+@pytest.mark.parametrize("context", [1, 2, 4, 6, 7, 8, 11, 16, 100])
+def test_document_windows_are_documents_and_continue_those_that_are_longer(token_file, context):
+    windows, expected = DocumentWindows(token_file, context), naive_document_windows(token_file, context)
+    assert len(windows) == len(expected)
+    batch = windows.batch(np.arange(len(windows)))
+    for row, (inputs, targets) in enumerate(expected):
         padding = batch.ids.shape[1] - len(inputs)
         assert batch.ids[row].tolist() == inputs + [END] * padding
         assert batch.targets[row].tolist() == targets + [-100] * padding
         assert batch.document_ids[row].tolist() == [0] * len(inputs) + [-1] * padding
-    if context == 100:
-        assert batch.num_targets == len(token_file)
     assert {tensor.dtype for tensor in batch} == {torch.int64}
+
+
+@pytest.mark.parametrize("context", [1, 3, 8, 16, 100])
+def test_every_token_of_every_document_is_a_target_exactly_once(token_file, context, monkeypatch):
+    monkeypatch.setattr("llamita.data.windows.CHUNK", 2)  # documents whose lengths are read at a time
+    windows = DocumentWindows(token_file, context)
+    seen = [windows.batch(np.array([number])) for number in range(len(windows))]
+    targets = [token for batch in seen for token in batch.targets[batch.targets != IGNORED].tolist()]
+    assert sorted(targets) == sorted(token_file.ids.tolist())
+    assert windows.num_targets == len(targets) == sum(batch.num_targets for batch in seen)
+
+
+def test_windows_of_documents_that_fit_have_the_numbers_of_their_documents(token_file):
+    """So the order of training does not depend on whether the context could cut a document."""
+    wide, narrow = DocumentWindows(token_file, 100), DocumentWindows(token_file, 13)
+    assert len(wide) == 6
+    assert len(narrow) == 7  # ghijklmnopqrstu and its end are 16 tokens
+    for number in (0, 1, 3, 4, 5):
+        for one, other in zip(wide.batch(np.array([number])), narrow.batch(np.array([number])), strict=True):
+            assert torch.equal(one[:, :13], other)
+
+
+@pytest.mark.parametrize("context", [1, 5, 8, 41])
+@pytest.mark.parametrize("include_remainder", [False, True])
+def test_stream_windows_know_how_many_targets_they_have(token_file, context, include_remainder):
+    windows = StreamWindows(token_file, context, include_remainder=include_remainder)
+    assert windows.num_targets == windows.batch(np.arange(len(windows))).num_targets
+
+
+def test_documents_without_an_end_token_start_with_another_token(tmp_path):
+    prepared = prepare(DocumentList(["abcdefgh", "ij", "k"], "x"), Utf8(end_id=None), tmp_path)
+    windows = DocumentWindows(prepared.train, 5, start_id=10)
+    batch = windows.batch(np.arange(len(windows)))
+    assert [row[row != IGNORED].tolist() for row in batch.targets] == [list(b"abcde"), list(b"ij"), list(b"fgh")]
+    assert batch.ids[:, 0].tolist() == [10, 10, ord("e")]
 
 
 @pytest.mark.parametrize(("rows", "seq"), [([1], 8), ([0, 3], 8), ([2], 16), ([4, 5], 16)])
@@ -77,7 +120,7 @@ def test_document_batches_are_as_wide_as_their_longest(token_file, rows, seq):
 
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 12), st.integers(0, 20))
 @settings(max_examples=40, deadline=None)
-def test_ranks_and_micro_batches_see_together_what_one_process_sees(token_file, rows, ranks, micro, step):
+def test_ranks_and_micro_batches_together_see_the_batch_of_one_process(token_file, rows, ranks, micro, step):
     windows = StreamWindows(token_file, 4)
     batch_size = rows * ranks
     batch = windows.batch(BatchOrder(len(windows), batch_size, seed=1).indices(step))
@@ -108,7 +151,7 @@ def test_text_shorter_than_a_window_is_refused_with_the_numbers_and_the_flag(tok
     assert len(StreamWindows(token_file, 1000, include_remainder=True)) == 1
 
 
-def test_a_single_token_is_no_window(tmp_path):
+def test_a_single_token_makes_no_window(tmp_path):
     prepared = prepare(DocumentList(["a", "b"], "x"), Utf8(end_id=None), tmp_path)
     with pytest.raises(UserError, match="1 tokens, but one window needs 2; bring more text"):
         StreamWindows(prepared.train, 8, include_remainder=True)
@@ -122,8 +165,8 @@ def test_without_an_end_token_all_is_one_document(tmp_path):
 
 
 @pytest.mark.parametrize("indices", [[], [-1], [10**6], [0, 6]])
-def test_numbers_of_no_window_are_refused(token_file, indices):
-    for windows in (DocumentWindows(token_file, 8), StreamWindows(token_file, 8)):
+def test_window_numbers_out_of_range_are_refused(token_file, indices):
+    for windows in (DocumentWindows(token_file, 100), StreamWindows(token_file, 8)):
         with pytest.raises(IndexError, match="window numbers must be"):
             windows.batch(np.array(indices))
 

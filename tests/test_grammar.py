@@ -53,7 +53,7 @@ def test_every_text_of_the_tiny_grammar_has_one_derivation_and_parses_back_to_it
     assert all(TINY.parse(story.text) == [story] for story in stories)
 
 
-def test_a_drawn_word_is_never_one_that_is_remembered():
+def test_a_sampled_word_is_never_one_that_is_remembered():
     assert not any(text in story.text for story in TINY.enumerate() for text in ("Mia met Mia", "a cat and a cat"))
 
 
@@ -67,7 +67,7 @@ def test_samples_come_as_often_as_their_probability_says():
     assert abs(chi_square - degrees) < 4 * math.sqrt(2 * degrees)
 
 
-def test_the_mean_surprise_is_the_entropy_and_no_other_model_loses_less():
+def test_the_mean_loss_is_the_entropy_and_no_other_model_has_less():
     stories = list(TINY.enumerate())
     entropy = math.fsum(probability(story) * story.nats for story in stories)
     random = Random(0).random
@@ -135,7 +135,7 @@ def test_the_tiny_grammar_is_proved_to_be_a_prefix_code():
         (("{a=pets} and {b=pets} met. {a}", "{b=pets} and {a=pets} met. {b}"), {}),
     ],
 )
-def test_a_grammar_with_two_ways_to_write_one_text_is_found_out(templates, rules):
+def test_a_grammar_with_two_derivations_of_one_text_is_found(templates, rules):
     """The oracle is enumeration: some text begins another one, and `overlaps` must not miss that."""
     suspect = grammar(*templates, **rules)
     texts = sorted(story.text for story in suspect.enumerate())
@@ -143,7 +143,7 @@ def test_a_grammar_with_two_ways_to_write_one_text_is_found_out(templates, rules
     assert overlaps(suspect)
 
 
-def test_words_of_which_one_begins_the_other_are_found_out():
+def test_words_that_are_prefixes_of_others_are_found():
     cart = (Word("thing", "car"), Word("thing", "cart"))
     assert overlaps(Grammar({"story": Rule("shape", "a {thing=things}")}, {"things": cart}))
 
@@ -166,7 +166,7 @@ def test_random_grammars_that_pass_the_proof_are_prefix_codes():
     assert passed > 20
 
 
-def test_a_recall_of_what_was_never_drawn_is_found_out():
+def test_a_recall_of_what_was_never_sampled_is_found():
     assert unbound(grammar("{hero.he} ran.", "{hero=names} ran.")) == {"hero in story"}
 
 

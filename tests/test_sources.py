@@ -44,19 +44,27 @@ def refused(match: str, *names, **options) -> None:
 # --- which files ---
 
 
-def test_a_folder_is_read_with_all_below_it_in_order_and_nothing_else(tmp_path, monkeypatch):
+def test_a_folder_is_read_recursively_in_order_and_nothing_else_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    wanted = ["a.txt", "b/1.jsonl", "b/2.txt.gz", "b/c/3.TXT", "d.jsonl.gz"]
-    for name in [*wanted, "notes.md", "picture.png", ".hidden.txt", ".git/x.txt", "b/.cache/y.txt", "manifest.json"]:
+    requested = ["a.txt", "b/1.jsonl", "b/2.txt.gz", "b/c/3.TXT", "d.jsonl.gz"]
+    for name in [
+        *requested,
+        "page.html",
+        "picture.png",
+        ".hidden.txt",
+        ".git/x.txt",
+        "b/.cache/y.txt",
+        "manifest.json",
+    ]:
         write(tmp_path / "folder" / name, "x")
     (tmp_path / "folder" / "empty").mkdir()
-    found = find_files(["folder"])
-    assert [file.path for file in found] == [Path("folder") / name for name in wanted]
+    found, _ = find_files(["folder"])
+    assert [file.path for file in found] == [Path("folder") / name for name in requested]
     assert not any(file.named for file in found)
     assert [(file.suffix, file.compressed) for file in found[1:3]] == [(".jsonl", False), (".txt", True)]
 
 
-def test_patterns_are_sorted_and_files_that_are_named_twice_are_read_once(tmp_path, monkeypatch):
+def test_patterns_are_sorted_and_files_named_twice_are_read_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b.txt", "a.txt", "c/d/e.txt", "c/f.log", "g[1].txt"):
         write(tmp_path / name, name)
@@ -68,7 +76,7 @@ def test_patterns_are_sorted_and_files_that_are_named_twice_are_read_once(tmp_pa
     assert documents("c/*.log") == ["c/f.log"]
 
 
-def test_an_empty_file_is_refused_if_it_was_named_and_passed_over_if_it_was_found(tmp_path):
+def test_an_empty_file_is_refused_if_named_and_ignored_if_found_in_a_folder(tmp_path):
     write(tmp_path / "folder" / "a.txt", "")
     write(tmp_path / "folder" / "b.txt", " \n")
     write(tmp_path / "folder" / "c.txt", "words")
@@ -83,8 +91,8 @@ def test_an_empty_file_is_refused_if_it_was_named_and_passed_over_if_it_was_foun
         ("missing.txt", "missing.txt: no such file"),
         ("missing/", "missing: no such file"),
         ("*.jsonl", "no file matches this pattern"),
-        ("nothing", "nothing: no text in this folder, it is empty; it needs files .txt, .jsonl"),
-        ("others", "others: no text in this folder, only others, such as x.png"),
+        ("nothing", "nothing: no text in this folder, it is empty; it needs files .txt, .md, .jsonl, .ndjson"),
+        ("others", "others: no text in this folder, only 1 .png file; it needs files .txt, .md"),
         ("prepared", "prepared: holds prepared tokens, which can't be mixed with text"),
         ("rows.csv", r"rows.csv: .csv files are not read, only text and JSON lines; convert it to JSON lines"),
         ("rows.csv.gz", r"rows.csv.gz: .csv files are not read"),
@@ -97,7 +105,7 @@ def test_an_empty_file_is_refused_if_it_was_named_and_passed_over_if_it_was_foun
         ("prepared/train.bin", "train.bin: .bin files are not read.*; name the folder of prepared tokens"),
     ],
 )
-def test_a_name_that_stands_for_no_text_is_one_line(tmp_path, monkeypatch, name, match):
+def test_a_name_without_text_is_refused_in_one_line(tmp_path, monkeypatch, name, match):
     monkeypatch.chdir(tmp_path)
     for file in ("others/x.png", "prepared/train.bin", "rows.csv", "rows.csv.gz", "list.JSON", "text.zip"):
         write(tmp_path / file, "x")
@@ -108,7 +116,7 @@ def test_a_name_that_stands_for_no_text_is_one_line(tmp_path, monkeypatch, name,
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_in_a_folder_that_may_not_be_read_is_one_line(tmp_path):
+def test_an_unreadable_file_in_a_folder_is_refused_in_one_line(tmp_path):
     write(tmp_path / "secret.txt", "x").chmod(0)
     refused("secret.txt: cannot be read", tmp_path)
 
@@ -133,49 +141,49 @@ def test_a_run_is_named_after_its_data(name, short):
 # --- what a document is ---
 
 
-def test_json_lines_have_a_document_a_line(tmp_path):
+def test_json_lines_have_one_document_per_line(tmp_path):
     path = write(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + json_lines(DOCUMENTS) + b" \r\n" + json_lines(["", " \n"]))
     assert documents(path) == DOCUMENTS
     other = write(tmp_path / "b.jsonl", json_lines(DOCUMENTS, "story"))
     assert documents(other, text_field="story") == DOCUMENTS
-    assert documents(write(tmp_path / "c.jsonl", json_lines([f"one{END_OF_TEXT}\ntwo"])[:-1])) == ["one", "two"]
+    quoting = [f"one{END_OF_TEXT}\ntwo", f"one\n{END_OF_TEXT}\ntwo", END_OF_TEXT]
+    assert documents(write(tmp_path / "c.jsonl", json_lines(quoting)[:-1])) == quoting
 
 
 @given(st.lists(st.sampled_from([*DOCUMENTS, "\n", END_OF_TEXT, "<|endof", "text|>", "\\", '"']).map("".join)))
 def test_json_lines_hold_what_a_list_of_documents_holds(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("x") / "a.jsonl"
     path.write_bytes(json_lines([*texts, "the end"]))
-    expected = [part for text in [*texts, "the end"] for part in text.split(END_OF_TEXT) if part.strip()]
-    assert documents(path) == expected
+    assert documents(path) == [text for text in [*texts, "the end"] if text.strip()]
 
 
 def test_json_lines_may_hold_any_string(tmp_path):
-    texts = [text for text in nasty_strings(300, seed=51) if repair(text).strip() and END_OF_TEXT not in text]
+    texts = [text for text in nasty_strings(300, seed=51) if repair(text).strip()]
     found = documents(write(tmp_path / "a.jsonl", json_lines(texts)))
     assert list(map(repair, found)) == list(map(repair, texts))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
 def test_documents_can_be_lines_or_files(tmp_path, size):
-    one = write(tmp_path / "one.txt", f"a b\r\n\r\n \nc{END_OF_TEXT}\nd\re\n")
+    one = write(tmp_path / "one.txt", f"a b\r\n\r\n \nc\n{END_OF_TEXT}\nd\re\n")
     two = write(tmp_path / "two.jsonl", json_lines(["f\ng", "h"]))
     options = {"read_size": size}
-    assert documents(one, two, **options) == ["a b\r\n\r\n \nc", "d\re\n", "f\ng", "h"]
+    assert documents(one, two, **options) == ["a b\r\n\r\n \nc\n", "d\re\n", "f\ng", "h"]
     assert documents(one, two, documents="line", **options) == ["a b", "c", "d", "e", "f\ng", "h"]
-    assert documents(one, two, documents="file", **options) == ["a b\r\n\r\n \nc\nd\re\n", "f\ng\nh"]
+    assert documents(one, two, documents="file", **options) == ["a b\r\n\r\n \nc\n\nd\re\n", "f\ng\nh"]
 
 
 @pytest.mark.parametrize("count", range(1, 9))
-def test_only_so_many_documents_are_read(tmp_path, count):
-    paths = [write(tmp_path / "a.jsonl", json_lines(DOCUMENTS)), write(tmp_path / "b.txt", f"five{END_OF_TEXT}six")]
-    assert documents(*paths, max_documents=count) == [*DOCUMENTS, "five", "six"][:count]
+def test_max_documents_limits_the_documents_that_are_read(tmp_path, count):
+    paths = [write(tmp_path / "a.jsonl", json_lines(DOCUMENTS)), write(tmp_path / "b.txt", f"five\n{END_OF_TEXT}\nsix")]
+    assert documents(*paths, max_documents=count) == [*DOCUMENTS, "five\n", "six"][:count]
     assert "the first" in TextFiles(paths, max_documents=count).describe()
 
 
 # --- gzip ---
 
 
-def test_gzip_is_read_as_what_is_in_it(tmp_path):
+def test_gzip_files_are_read_as_their_content(tmp_path):
     text, rows = END_OF_TEXT.join(["x" * 1000, "é🦙" * 1000, "z"]), json_lines(DOCUMENTS)
     paths = [write(tmp_path / "a.txt", text), write(tmp_path / "b.jsonl", rows)]
     packed = [write(tmp_path / f"{path.name}.gz", gzip.compress(path.read_bytes())) for path in paths]
@@ -188,7 +196,7 @@ def test_gzip_is_read_as_what_is_in_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
-def test_broken_gzip_is_one_line(tmp_path, name):
+def test_broken_gzip_is_refused_in_one_line(tmp_path, name):
     noise = random.Random(52).randbytes(60_000).hex()
     whole = gzip.compress(json_lines([noise] * 3))
     content = {
@@ -223,13 +231,13 @@ def test_broken_gzip_is_one_line(tmp_path, name):
         (b'{"text": "x', "line 3: not JSON"),
     ],
 )
-def test_a_line_that_is_none_is_named_with_its_file_and_number(tmp_path, line, match):
+def test_an_invalid_line_is_named_with_its_file_and_number(tmp_path, line, match):
     path = write(tmp_path / "a.jsonl", b'{"text": "good"}\n\n' + line + b"\n")
     refused(f"a.jsonl, {match}", path)
     refused(f"a.jsonl.gz, {match}", write(tmp_path / "a.jsonl.gz", gzip.compress(path.read_bytes())))
 
 
-def test_a_file_without_an_end_of_line_is_not_read_whole(tmp_path, monkeypatch):
+def test_a_file_without_a_newline_is_not_read_completely(tmp_path, monkeypatch):
     monkeypatch.setattr("llamita.corpus.reading.LONGEST_LINE", 1000)
     refused("line 1: not JSON", write(tmp_path / "a.jsonl", json_lines(["x" * 2000])))
 
@@ -237,7 +245,7 @@ def test_a_file_without_an_end_of_line_is_not_read_whole(tmp_path, monkeypatch):
 # --- what they are called ---
 
 
-def test_the_fingerprint_tells_what_is_read_and_how(tmp_path):
+def test_the_fingerprint_depends_on_what_is_read_and_how(tmp_path):
     rows = json_lines(DOCUMENTS)
     jsonl, text = write(tmp_path / "a.jsonl", rows), write(tmp_path / "a.txt", rows)
     prints = [
@@ -257,21 +265,21 @@ def test_large_files_are_read_in_little_memory(tmp_path, name):
     del rows
     corpus = TextFiles(tmp_path / name)
     tracemalloc.start()
-    length = sum(map(len, corpus.pieces()))
+    length = sum(len(piece or "") for piece in corpus.pieces())
     corpus.fingerprint()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert length > 30_000 * 1040
+    assert length >= 30_000 * 1040
     assert peak < 12e6
 
 
 @pytest.mark.parametrize("pattern", ["s/**", "s/**/*.txt", "s/*/*.txt"])
-def test_a_pattern_over_links_in_a_circle_finds_each_file_once(tmp_path, monkeypatch, pattern):
+def test_a_pattern_over_circular_links_finds_each_file_once(tmp_path, monkeypatch, pattern):
     monkeypatch.chdir(tmp_path)
     write(Path("s/one/a.txt"), "words")
     Path("s/one/loop").symlink_to("..")
     Path("s/one/dead.txt").symlink_to("nowhere")
-    assert [file.path.resolve().name for file in find_files([pattern])] == ["a.txt"]
+    assert [file.path.resolve().name for file in find_files([pattern])[0]] == ["a.txt"]
 
 
 def test_a_pattern_that_only_a_dead_link_matches_is_refused(tmp_path):

@@ -58,7 +58,7 @@ def test_samples_parse_back_to_themselves_and_to_nothing_else(told):
         assert GRAMMAR.parse(story.text) == [story]
 
 
-def test_no_story_is_likelier_than_one_in_a_billion(told):
+def test_no_story_has_a_probability_above_one_in_a_billion(told):
     assert math.exp(-least_nats(GRAMMAR)) <= 1e-9
     assert least_nats(GRAMMAR) <= min(story.nats for story in told)
 
@@ -80,7 +80,7 @@ def test_choices_nest_and_show_where_they_say(told):
     ("kind", "table"),
     [("object", "keepsakes"), ("time", "weathers"), ("trait", "traits"), ("animal", "animals"), ("colour", "colours")],
 )
-def test_words_are_drawn_as_often_as_their_choice_says(kind, table):
+def test_words_are_sampled_as_often_as_their_choice_says(kind, table):
     """Chi-square of the first draw of a kind in a story, against the probability that each such draw states."""
     seen, expected = Counter(), Counter()
     for story in stories(11, 4000):
@@ -175,7 +175,7 @@ def _nats(rule: str) -> list[float]:
 
 
 def _outside_in() -> list[str]:
-    """The rules below the start, each behind all that call it."""
+    """The rules below the start, each after all that call it."""
     order: list[str] = []
 
     def visit(rule: str) -> None:
@@ -226,7 +226,7 @@ def test_most_of_what_is_introduced_is_needed_again(told):
     assert all(any(c.kind == "name recalled" for c in story.choices) for story in told)
 
 
-def test_another_word_in_the_place_of_a_recalled_one_is_refused(told):
+def test_another_word_in_place_of_a_recalled_one_is_rejected(told):
     """A swapped pronoun, another object at the end, another name: all are found out."""
     swaps = {"he": "she", "she": "he", "his": "her", "him": "her", "He": "She", "She": "He", "His": "Her", "Her": "His"}
     for story in told[:200]:
@@ -236,7 +236,7 @@ def test_another_word_in_the_place_of_a_recalled_one_is_refused(told):
             assert not accepts(story.text[: choice.start] + other + story.text[choice.end :]), (shown, story.text)
 
 
-def test_broken_stories_are_refused_quickly(told):
+def test_broken_stories_are_rejected_quickly(told):
     begin, tried = time.perf_counter(), 0
     for story, other in zip(told[:100], told[100:200], strict=True):
         sentences = story.text.split(". ")
@@ -271,7 +271,7 @@ def test_acceptance_is_a_share(told):
 # --- The floor --------------------------------------------------------------------------------------------------------
 
 
-def test_the_floor_is_the_surprise_of_all_validation_stories():
+def test_the_floor_is_the_loss_of_a_perfect_model_on_all_validation_stories():
     source = open_source(DataConfig(), seed=3)
     assert source.validation
     held_out = [parse_story(text) for text in join_documents(source.validation.pieces())]

@@ -80,7 +80,7 @@ def test_a_trained_vocabulary_gives_the_ids_of_tiktoken(pattern, by_rank):
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_categories=[])))
-def test_any_text_at_all_gives_the_ids_of_tiktoken(text):
+def test_arbitrary_text_gives_the_ids_of_tiktoken(text):
     ours = BPETokenizer.from_ranks(ranks_of("cl100k"), [], "cl100k")
     assert ours.encode(text) == theirs("cl100k", ranks_of("cl100k"), {}).encode_ordinary(text)
 
@@ -164,7 +164,7 @@ def test_text_that_looks_like_a_special_token_is_ordinary_where_special_tokens_a
     assert tokenizer.encode("PAD", allow_special=False) == list(b"PAD")
 
 
-def test_a_special_token_stands_for_no_bytes_of_text():
+def test_a_special_token_has_no_bytes_of_text():
     vocab, merges = trained("gpt2")
     tokenizer = BPETokenizer(vocab, merges, [END_OF_TEXT])
     assert [tokenizer.token_bytes(token_id) for token_id in (65, len(vocab))] == [b"A", b""]
@@ -183,7 +183,7 @@ def random_cuts(text: str, rng: random.Random) -> list[str]:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_text_in_any_strings_gives_the_ids_of_the_whole(pattern, monkeypatch):
+def test_a_text_in_strings_cut_anywhere_gives_the_ids_of_the_whole(pattern, monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 1)  # cut as early as possible
     tokenizer, rng = BPETokenizer(*trained(pattern), SPECIAL, pattern), random.Random(16)
     for text in nasty_strings(3_000, seed=17) + tight_strings(5_000, seed=17):
@@ -207,7 +207,7 @@ def test_streaming_holds_back_a_few_blocks_at_most(monkeypatch):
         given_out += len(tokenizer.token_bytes(token_id))
 
 
-def test_an_endless_piece_is_not_scanned_again_for_every_string(monkeypatch):
+def test_a_very_long_piece_is_not_scanned_again_for_every_string(monkeypatch):
     scanned, split = [], Scanner.split
     monkeypatch.setattr(Scanner, "split", lambda self, text: scanned.append(len(text)) or split(self, text))
     monkeypatch.setattr(streaming, "BLOCK", 10)

@@ -40,7 +40,7 @@ def test_decoding_gives_the_text_back():
         assert len(tokenizer.encode(text, allow_special=False)) == len(text)
 
 
-def test_a_text_in_any_strings_gives_the_ids_of_the_whole():
+def test_a_text_in_strings_cut_anywhere_gives_the_ids_of_the_whole():
     tokenizer, rng = CharTokenizer("abcd <|>endoftext😀\ufffd"), random.Random(42)
     for text in nasty_strings(2_000, seed=43):
         places = sorted(rng.randint(0, len(text)) for _ in range(rng.randint(0, 10)))

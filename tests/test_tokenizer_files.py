@@ -83,7 +83,7 @@ def test_tokenizers_reads_special_tokens_with_gaps_between_their_ids(tmp_path):
     assert_same(ours, tokenizers.Tokenizer.from_file(str(ours.save(tmp_path))), ["a<|later|>b" + END_OF_TEXT])
 
 
-def test_gpt2_saved_by_us_is_gpt2_for_tokenizers(tmp_path):
+def test_gpt2_saved_by_llamita_is_gpt2_for_tokenizers(tmp_path):
     ours = load_tokenizer(development_text("gpt2"))
     reference = tokenizers.Tokenizer.from_file(str(ours.save(tmp_path)))
     assert_same(ours, reference, [*TEXTS, read_text("tinyshakespeare.txt")[:200_000]])
@@ -174,7 +174,7 @@ def variants():
 
 
 @pytest.mark.parametrize("name", variants())
-def test_whatever_way_a_file_says_it_the_ids_are_those_of_tokenizers(name, tmp_path):
+def test_every_spelling_of_a_tokenizer_file_gives_the_ids_of_tokenizers(name, tmp_path):
     path = changed(tmp_path, variants()[name])
     reference = tokenizers.Tokenizer.from_file(str(path))
     rng = random.Random(36)
@@ -187,7 +187,7 @@ def test_whatever_way_a_file_says_it_the_ids_are_those_of_tokenizers(name, tmp_p
     assert load_tokenizer(ours.save(tmp_path / "again")).encode(texts[-1]) == ours.encode(texts[-1])
 
 
-def test_saving_replaces_a_file_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_saving_replaces_a_file_atomically_and_leaves_no_other(tmp_path):
     (tmp_path / "tokenizer.json").write_text("old")
     path = bpe("gpt2").save(tmp_path)
     assert list(tmp_path.iterdir()) == [path] == [tmp_path / "tokenizer.json"]
@@ -204,7 +204,7 @@ def refused(path, line) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_tokenizer_is_one_line(tmp_path):
+def test_a_missing_tokenizer_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="the name of the tokenizer is empty"):
         load_tokenizer("")
     refused(tmp_path / "no.json", "can't be read .No such file")
@@ -214,13 +214,13 @@ def test_a_missing_tokenizer_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"model": {}}', '{"model": []}', "null", '"x"', "\ud800", "[" * 100_000]
 )
-def test_a_damaged_file_is_one_line(content, tmp_path):
+def test_a_damaged_file_is_refused_in_one_line(content, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     refused(tmp_path / "tokenizer.json", "damaged or not a tokenizer")
 
 
 @pytest.mark.parametrize("end", [0.1, 0.5, 0.99])
-def test_a_file_that_was_cut_off_is_one_line(end, tmp_path):
+def test_a_truncated_file_is_refused_in_one_line(end, tmp_path):
     path = bpe("gpt2").save(tmp_path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * end)])
     refused(path, "damaged or not a tokenizer")
@@ -264,7 +264,7 @@ def changed(tmp_path, change):
         (lambda c: c["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=PUBLISHED["cl100k"]), "is not known"),
         (
             lambda c: c["model"]["merges"].append("日 本"),
-            "the token '日' has the character '日', which stands for no byte",
+            "the token '日' has the character '日', which is no byte",
         ),
         (lambda c: c["model"]["vocab"].update({"▁the": 7000}), "not byte-level BPE: the token '▁the'"),
         (lambda c: c["model"]["merges"].append("q q"), "tokenizer.json: merge .* makes b'qq', which vocab lacks"),
@@ -293,7 +293,7 @@ def test_a_byte_level_file_that_lacks_bytes_of_text_is_refused_when_it_is_loaded
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_a_vocabulary_may_lack_just_the_bytes_that_no_text_has(byte):
+def test_a_vocabulary_may_lack_only_the_bytes_that_never_occur_in_text(byte):
     """Of all of Unicode's characters, in the encoding of Python."""
     vocab = {token_id: bytes([token_id]) for token_id in range(256) if token_id != byte}
     assert BPETokenizer(vocab, []).missing_bytes() == ([byte] if byte in bytes_of_unicode() else [])
@@ -304,7 +304,7 @@ def bytes_of_unicode() -> set[int]:
     return {byte for code in range(0x110000) if not 0xD800 <= code < 0xE000 for byte in chr(code).encode()}
 
 
-def test_a_place_that_a_tokenizer_cannot_be_written_to_is_named(tmp_path):
+def test_a_path_that_a_tokenizer_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(UserError, match=r"taken/tokenizer\.json: can't be written .*; choose another folder"):
         characters().save(tmp_path / "taken" / "tokenizer.json")

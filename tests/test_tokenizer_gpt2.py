@@ -94,7 +94,7 @@ def test_another_cache_can_be_named(server, tmp_path, cache):
     assert not cache.exists()
 
 
-def test_what_was_not_published_is_refused_and_not_kept(server, cache):
+def test_a_download_that_was_not_published_is_refused_and_not_cached(server, cache):
     good = server.files["vocab.bpe"]
     server.files["vocab.bpe"] = good + b"q x\n"
     assert "vocab.bpe" in refused("its sha256 is .*by hand")
@@ -112,7 +112,7 @@ def test_a_damaged_file_in_the_cache_is_refused(server, cache):
     load_tokenizer("gpt2")
 
 
-def test_a_server_that_lacks_the_file_is_one_line(server, cache):
+def test_a_server_without_the_file_is_one_line(server, cache):
     del server.files["encoder.json"]
     assert server.url in refused("can't be downloaded .Not Found.")
     assert not cache.exists()
@@ -141,7 +141,7 @@ def test_without_a_network_it_says_where_to_put_the_files_by_hand(cache, capsys,
 
 
 @pytest.mark.parametrize("names", module.NAMES)
-def test_files_put_there_by_hand_are_taken_under_either_name(server, cache, names):
+def test_files_put_there_by_hand_are_used_under_either_name(server, cache, names):
     (cache / "gpt2").mkdir(parents=True)
     for name, content in zip(names, server.files.values(), strict=True):
         (cache / "gpt2" / name).write_bytes(content)

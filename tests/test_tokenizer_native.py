@@ -78,7 +78,7 @@ ANYTHING = st.text(st.characters(codec="utf-8") | st.sampled_from("\ud800\udfff\
 @pytest.mark.parametrize("pattern", PATTERNS)
 @settings(max_examples=40, deadline=None, database=None, derandomize=True)
 @given(texts=st.lists(ANYTHING, min_size=20, max_size=40))
-def test_any_text_at_all_has_the_ids_of_plain_python(pattern, texts):
+def test_arbitrary_text_has_the_ids_of_plain_python(pattern, texts):
     fast, plain = tokenizers(pattern)
     for text in texts:
         assert fast.encode(text) == plain.encode(text)
@@ -124,7 +124,7 @@ def test_slices_at_breaks_have_the_pieces_of_the_whole(pattern):
 
 
 @pytest.mark.parametrize("letters", ["a", "ab", "^", " ", "\n", "é", "日本", "aab"])
-def test_endless_pieces_are_merged_as_in_plain_python(letters):
+def test_very_long_pieces_are_merged_as_in_plain_python(letters):
     for pattern in PATTERNS:
         fast, plain = tokenizers(pattern)
         for size in (60, 70, 5000):
@@ -146,8 +146,8 @@ def test_a_vocabulary_without_a_byte_names_it_when_a_text_has_it(plain):
 @pytest.mark.parametrize("name", ["data/input.txt", "tinyshakespeare.txt", "fairytales.txt"])
 def test_merges_are_those_of_plain_python_on_real_texts(name):
     text = (Path(__file__).parents[1] / name).read_text() if "/" in name else read_text(name)
-    wanted = {"vocab_size": 2000, "special_tokens": ["<|endoftext|>"]}
-    assert train_bpe([text], **wanted) == train_bpe([text], plain=True, **wanted)
+    requested = {"vocab_size": 2000, "special_tokens": ["<|endoftext|>"]}
+    assert train_bpe([text], **requested) == train_bpe([text], plain=True, **requested)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -174,14 +174,14 @@ def test_tables_that_are_too_small_grow(monkeypatch):
     assert train_bpe([" ".join(words)], threads=2, **options) == expected
 
 
-def test_what_fails_in_a_thread_that_counts_is_raised(monkeypatch):
+def test_an_error_in_a_counting_thread_is_raised(monkeypatch):
     from llamita.tokenizer import native_training
 
     def fail(*_):
-        raise MemoryError("no room")
+        raise MemoryError("out of memory")
 
     monkeypatch.setattr(native_training.PieceCounter, "count", fail)
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(MemoryError, match="out of memory"):
         train_bpe(["a text"] * 50, vocab_size=300, threads=2)
 
 
@@ -207,7 +207,7 @@ def test_a_long_array_with_an_id_out_of_range_is_refused(bad):
 # --- memory, threads, processes, places ---
 
 
-def test_what_is_remembered_is_bounded_and_forgetting_changes_no_id(monkeypatch):
+def test_the_piece_cache_is_bounded_and_clearing_it_changes_no_id(monkeypatch):
     monkeypatch.setattr(native, "ARENA", 1 << 12)
     fast, plain = both("ranks", "gpt2")
     rng = random.Random(10)
@@ -267,12 +267,12 @@ PLAIN = """
 """
 
 
-def test_to_import_a_tokenizer_compiles_and_loads_nothing():
+def test_importing_the_tokenizer_compiles_and_loads_nothing():
     done = python("import sys, llamita.tokenizer; assert not sys.modules.keys() & {'numba', 'llvmlite', 'torch'}")
     assert done.returncode == 0, done.stderr
 
 
-def test_kernels_are_compiled_once_and_then_to_tokenize_needs_neither_compiler_nor_torch(tmp_path):
+def test_kernels_are_compiled_once_and_tokenizing_then_needs_neither_compiler_nor_torch(tmp_path):
     first = python(TOKENIZES, LLAMITA_CACHE=str(tmp_path), LLAMITA_KERNEL_CACHE="")
     assert (first.returncode, first.stderr.count("compiling")) == (0, 1), first.stderr
     has_linker = os.name == "posix" and shutil.which("cc")
@@ -298,7 +298,7 @@ def test_without_numba_ids_and_merges_are_those_of_plain_python_and_one_line_say
 
 
 @pytest.mark.slow
-def test_a_checked_build_finds_no_access_outside_its_memory_and_would(tmp_path):
+def test_a_checked_build_finds_no_access_out_of_bounds_and_would_find_one(tmp_path):
     done = python(
         """
         import numpy as np
@@ -317,7 +317,7 @@ def test_a_checked_build_finds_no_access_outside_its_memory_and_would(tmp_path):
                 assert tokenizer._encoder.decode(ids).decode("utf-8", "replace") == tokenizer.decode(ids.tolist())
             tokenizer.encode_array("".join(texts))
         workspace = tokenizer._encoder._idle[0]
-        workspace._table[2 * IDS + 1] = 8  # as if there were room for two ids
+        workspace._table[2 * IDS + 1] = 8  # as if the capacity were two ids
         try:
             tokenizer.encode("more ids than that")
         except IndexError:

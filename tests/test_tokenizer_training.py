@@ -1,7 +1,8 @@
-"""Training against a trainer that counts everything anew for every merge."""
+"""Training against a trainer that recounts everything for every merge."""
 
 import random
 import re
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +16,12 @@ from llamita.tokenizer.documents import BLOCK
 from llamita.tokenizer.patterns import Scanner
 
 
-def brute_force(documents, wanted, tie_break, min_frequency=1):
+def brute_force(documents, requested, tie_break, min_frequency=1):
     """The definition: count all pairs, join the best one everywhere, again."""
     tokens = [bytes([value]) for value in range(256)]
     pieces = [list(piece.encode()) for document in documents for piece in Scanner("gpt2").split(document)]
     merges = []
-    while len(merges) < wanted:
+    while len(merges) < requested:
         counts = Counter(pair for piece in pieces for pair in pairwise(piece))
         most = max(counts.values(), default=0)
         if most < min_frequency:
@@ -99,6 +100,25 @@ def test_a_text_that_runs_out_of_pairs_gives_a_smaller_vocabulary():
     assert train_bpe([], vocab_size=300)[1] == []
 
 
+@pytest.mark.parametrize("vocab_size", [10**9, 2**31])
+def test_memory_follows_the_text_whatever_vocabulary_is_requested(vocab_size):
+    text = " ".join(f"word{number:x}" for number in range(600))  # 5 KB
+    tracemalloc.start()
+    vocab, merges = train_bpe([text], vocab_size=vocab_size)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(vocab) == 256 + len(merges) < 5000
+    assert peak < 60e6
+    assert train_bpe([text], vocab_size=len(vocab)) == (vocab, merges)
+
+
+def test_more_tokens_than_the_initial_capacity_are_learned(monkeypatch):
+    text = " ".join(f"word{number:x}" for number in range(600))
+    expected = train_bpe([text], vocab_size=3000)
+    monkeypatch.setattr("llamita.tokenizer.native_training.TOKENS", 300)
+    assert train_bpe([text], vocab_size=3000) == expected
+
+
 def test_special_tokens_separate_text_and_are_not_counted():
     corpus = [f"ab{END_OF_TEXT}ab", END_OF_TEXT * 50]
     assert train_bpe(corpus, vocab_size=300, special_tokens=[END_OF_TEXT])[1] == [(b"a", b"b")]
@@ -115,9 +135,9 @@ def test_files_and_documents_give_the_same_and_a_file_is_never_cut_inside_a_piec
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_progress_is_told_up_to_the_last_merge(plain):
+def test_progress_is_reported_up_to_the_last_merge(plain):
     calls = []
-    train_bpe(["abab"], vocab_size=300, progress=lambda done, wanted: calls.append((done, wanted)), plain=plain)
+    train_bpe(["abab"], vocab_size=300, progress=lambda done, requested: calls.append((done, requested)), plain=plain)
     assert calls == sorted(calls)
     assert calls[-1] == (2, 44)
 
@@ -152,7 +172,7 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
         train_bpe(tmp_path / "latin.txt", vocab_size=300)
 
 
-def test_the_worked_example_of_the_page_is_what_comes_out():
+def test_the_worked_example_in_the_docs_is_correct():
     text = "low low low low low lower lower newest newest newest newest newest newest widest widest widest"
     page = (Path(__file__).parents[1] / "docs" / "tokenizer.md").read_text(encoding="utf-8")
     vocab, merges = train_bpe([text], vocab_size=266)

@@ -1,50 +1,53 @@
-"""What a corpus is: a stream of documents that can be read again, in pieces small enough for any memory."""
+"""What a corpus is: a stream of documents that can be read repeatedly, in pieces small enough for any memory."""
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Protocol
 
 from llamita.tokenizer import END_OF_TEXT
 
 PIECE_SIZE = 1 << 20  # characters (or bytes that are read) in the largest piece
 
-# The newline right after the marker belongs to the marker's line, not to the document that follows.
-_MARKER_LINE = re.compile(re.escape(END_OF_TEXT) + "(?:\r?\n)?")
+Pieces = Iterator[str | None]
+"""Documents in order, each as one or more strings, and None after each document."""
+
+# A whole line: at the beginning of a text or after the end of a line, and up to the end of its own.
+_MARKER_LINE = re.compile(rf"(?<![^\n\r]){re.escape(END_OF_TEXT)}(?:\r\n|\n|\r|\Z)")
 _LONGEST_MARKER_LINE = END_OF_TEXT + "\r\n"
 
 
 class Corpus(Protocol):
-    """Where text comes from. Every call of `pieces` reads it anew, from its beginning."""
+    """Where text comes from. Every call of `pieces` reads it from its beginning."""
 
-    def pieces(self) -> Iterator[str]:
-        """The documents in order, each as one or more strings of at most about a million characters, then END_OF_TEXT.
+    def pieces(self) -> Pieces:
+        """The documents in order, each as one or more strings of at most about a million characters, then None.
 
-        No piece of text is empty or holds the marker, no document is blank, and the last one is ended as well.
+        No string is empty, no document is blank, and the last one is ended as well. `<|endoftext|>` in a string is
+        ordinary text.
         """
         ...
 
     def fingerprint(self) -> str:
-        """A sha256 in hex of all that `pieces` depends on."""
+        """A sha256 in hex of everything that `pieces` depends on."""
         ...
 
     def describe(self) -> str:
-        """The corpus in a few words for a person, for example `tale.txt (1.1 MB)`."""
+        """The corpus in a few words, for example `tale.txt (1.1 MB)`."""
         ...
 
 
 class DocumentList:
-    """A corpus of documents that are already in memory, such as the built-in stories."""
+    """A corpus of documents that are already in memory."""
 
     def __init__(self, documents: Sequence[str], name: str):
         self._documents = documents
         self._name = name
 
-    def pieces(self) -> Iterator[str]:
-        """The documents in order, each followed by END_OF_TEXT; a marker inside a document ends one there too."""
-        for document in self._documents:
-            yield from split_documents(cut(document))
+    def pieces(self) -> Pieces:
+        """The documents in order, each followed by None; blank ones are left out."""
+        return whole_documents(self._documents)
 
     def documents(self) -> Iterator[str]:
         """The documents in order, each as one string."""
@@ -63,55 +66,68 @@ class DocumentList:
         return f"{self._name} ({len(self._documents):,} documents)"
 
 
-def split_documents(chunks: Iterable[str]) -> Iterator[str]:
-    """One text, given in chunks cut anywhere -> its documents as `Corpus.pieces` describes them.
+def split_documents(chunks: Iterable[str]) -> Pieces:
+    """A text, given in chunks cut anywhere -> its documents as `Corpus.pieces` describes them.
 
-    Blank documents (nothing or only whitespace between two markers) are left out. Memory: one chunk, and the blank
-    beginning of a document.
+    A line that is `<|endoftext|>` and nothing else ends a document, and belongs to none.
     """
-    blank: list[str] = []  # how the document begins, held back until it turns out to say something
-    speaking = False
-    for piece in chain(_cut_at_markers(chunks), [END_OF_TEXT]):
-        if piece == END_OF_TEXT:
-            if speaking:
-                yield END_OF_TEXT
-            blank, speaking = [], False
-        elif speaking or not piece.isspace():
+    return without_blank(cut_at_marker_lines(chunks))
+
+
+def whole_documents(documents: Iterable[str]) -> Pieces:
+    """Documents in memory -> the same as `Corpus.pieces` describes them."""
+    return without_blank(chain.from_iterable(chain(cut(document), (None,)) for document in documents))
+
+
+def without_blank(pieces: Iterable[str | None]) -> Pieces:
+    """The pieces without documents that are empty or only whitespace, and with the end of the last document.
+
+    Memory: one piece, and the blank beginning of a document.
+    """
+    blank: list[str] = []  # how the document begins, held back until there is text in it
+    has_text = False
+    for piece in chain(pieces, (None,)):
+        if piece is None:
+            if has_text:
+                yield None
+            blank, has_text = [], False
+        elif has_text or not piece.isspace():
             yield from (*blank, piece)
-            blank, speaking = [], True
+            blank, has_text = [], True
         else:
             blank.append(piece)
 
 
-def join_documents(pieces: Iterable[str]) -> Iterator[str]:
+def separate_documents(pieces: Iterable[str | None]) -> Iterator[Iterator[str]]:
+    """The pieces of a corpus -> its documents, each as an iterator of strings, to be read one after another."""
+    for is_end, document in groupby(pieces, lambda piece: piece is None):
+        if not is_end:
+            yield (piece for piece in document if piece is not None)
+
+
+def join_documents(pieces: Iterable[str | None]) -> Iterator[str]:
     """The pieces of a corpus -> its documents, each as one string."""
-    document: list[str] = []
-    for piece in pieces:
-        if piece == END_OF_TEXT:
-            yield "".join(document)
-            document = []
-        else:
-            document.append(piece)
+    return map("".join, separate_documents(pieces))
 
 
-def one_document(pieces: Iterable[str]) -> Iterator[str]:
+def one_document(pieces: Iterable[str | None]) -> Pieces:
     """The pieces of several documents -> those of one, with a newline where each of the others ended."""
-    ended: bool | None = None  # None: nothing has been said yet
+    ended: bool | None = None  # None: there was no text yet
     for piece in pieces:
-        if piece != END_OF_TEXT:
+        if piece is not None:
             if ended:
                 yield "\n"
             yield piece
-        ended = piece == END_OF_TEXT
+        ended = piece is None
     if ended is not None:
-        yield END_OF_TEXT
+        yield None
 
 
-def first_documents(pieces: Iterable[str], count: int) -> Iterator[str]:
+def first_documents(pieces: Iterable[str | None], count: int) -> Pieces:
     """The first `count` documents (one at least) of the pieces; an iterator is left at the one that follows."""
     for piece in pieces:
         yield piece
-        count -= piece == END_OF_TEXT
+        count -= piece is None
         if count == 0:
             return
 
@@ -121,29 +137,32 @@ def cut(text: str) -> Iterator[str]:
     return (text[start : start + PIECE_SIZE] for start in range(0, len(text), PIECE_SIZE))
 
 
-def _cut_at_markers(chunks: Iterable[str]) -> Iterator[str]:
-    """Text in any chunks -> the same text in non-empty pieces, with every marker a piece of its own."""
-    held = ""
+def cut_at_marker_lines(chunks: Iterable[str]) -> Pieces:
+    """Text in any chunks -> the same text in non-empty pieces, with None in place of every marker line."""
+    before, held = "", ""  # the last character that was cut off, which tells whether a line begins; what waits for more
     for chunk in chunks:
-        text = held + chunk
-        cut = len(text) - _marker_begun(text)
-        held = text[cut:]
-        yield from _interleave(_MARKER_LINE.split(text[:cut]))
-    yield from _interleave(_MARKER_LINE.split(held))
+        text = before + held + chunk
+        end = len(text) - _marker_begun(text, len(before))
+        yield from _cut_whole(text[:end], len(before))
+        before, held = text[max(end - 1, 0) : end], text[end:]
+    yield from _cut_whole(before + held, len(before))
 
 
-def _marker_begun(text: str) -> int:
-    """How many characters at the end of `text` may be the beginning of a marker's line that the next chunk goes on."""
-    for length in range(min(len(_LONGEST_MARKER_LINE) - 1, len(text)), 0, -1):
-        if _LONGEST_MARKER_LINE.startswith(text[-length:]):
+def _cut_whole(text: str, start: int) -> Pieces:
+    """The pieces of `text` from `start` on; what is before that tells only whether a line begins there."""
+    for match in _MARKER_LINE.finditer(text, start):
+        if match.start() > start:
+            yield text[start : match.start()]
+        yield None
+        start = match.end()
+    if start < len(text):
+        yield text[start:]
+
+
+def _marker_begun(text: str, start: int) -> int:
+    """How many characters at the end of `text`, from `start` on, may be the beginning of a marker line."""
+    for length in range(min(len(_LONGEST_MARKER_LINE) - 1, len(text) - start), 0, -1):
+        begins_line = length == len(text) or text[-length - 1] in "\r\n"
+        if begins_line and _LONGEST_MARKER_LINE.startswith(text[-length:]):
             return length
     return 0
-
-
-def _interleave(texts: Sequence[str]) -> Iterator[str]:
-    """[a, b, c] -> a, END_OF_TEXT, b, END_OF_TEXT, c, without the empty ones."""
-    for number, text in enumerate(texts):
-        if number > 0:
-            yield END_OF_TEXT
-        if text:
-            yield text

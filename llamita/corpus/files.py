@@ -1,25 +1,31 @@
-"""From what a person names (files, folders, patterns) to the files to read; and their bytes, gzip or not."""
+"""From what the user names (files, folders, patterns) to the files to read; and their bytes, gzip or not."""
 
 import gzip
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from llamita.corpus.scanning import Skipped, expand_pattern, scan_folder
 from llamita.errors import UserError
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-"""The endings of what is read from a folder. A file that is named may have another ending, and is read as text."""
+TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson")
+"""The endings of what is read from a folder, each also with .gz. A file that is named may have any other ending, and is
+read as text."""
+JSON_LINES = (".jsonl", ".ndjson")
+NOT_FOR_READING = ("readme", "license")
+"""What the names of .md files begin with that are about a folder, not part of its text."""
 
 _NOT_TEXT = {
     **dict.fromkeys((".json", ".csv", ".tsv", ".parquet", ".arrow"), "convert it to JSON lines (.jsonl)"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"), "unpack it, or compress it with gzip"),
-    ".bin": "name the folder of prepared tokens that it lies in",
+    ".bin": "name the folder of prepared tokens that it is in",
     **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".epub"), "save its text as .txt"),
 }
 """Formats that would be taken for text, or refused with a word about bytes: ending -> what to do."""
@@ -27,10 +33,11 @@ _NOT_TEXT = {
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read, and whether a person named it, rather than a folder that it lies in or a pattern."""
+    """A file to read, and whether the user named it, rather than a folder that it is in or a pattern."""
 
     path: Path
     named: bool
+    size: int = 0
 
     @property
     def compressed(self) -> bool:
@@ -42,28 +49,52 @@ class SourceFile:
         """The ending that says what is in it, such as .jsonl, also where that is compressed."""
         return (self.path.with_suffix("") if self.compressed else self.path).suffix.lower()
 
+    @property
+    def holds_json_lines(self) -> bool:
+        """Whether each line is a JSON object."""
+        return self.suffix in JSON_LINES
 
-def find_files(names: Iterable[str | os.PathLike[str]]) -> list[SourceFile]:
-    """The files that `names` stand for, each once: a file; a folder, with all below it; a pattern such as a/*.txt.
+    @property
+    def shown(self) -> str:
+        """Its path, to print."""
+        return shown(self.path)
 
-    In the order of the names; within a folder or a pattern, sorted. Hidden files are not looked for.
-    Raises UserError for a name that stands for nothing that can be read.
+    @property
+    def name(self) -> str:
+        """Its name without the folder, to print."""
+        return shown(Path(self.path.name))
+
+
+def find_files(names: Iterable[str | os.PathLike[str]]) -> tuple[list[SourceFile], Skipped]:
+    """The files that `names` mean, each once: a file; a folder, with everything below it; a pattern such as a/*.txt.
+
+    In the order of the names; within a folder or a pattern, sorted. What a folder or pattern has besides is counted by
+    kind, see `scanning.py`. Raises UserError for a name that stands for nothing that can be read.
     """
-    found: dict[Path, SourceFile] = {}
+    found: dict[tuple[int, int], SourceFile] = {}
+    skipped, outputs = Skipped(), _outputs()
     for name in names:
-        if name == "":  # as of a shell variable that isn't set; as a path, it would be the folder that one is in
+        if name == "":  # as of a shell variable that isn't set; as a path, it would be the current folder
             raise UserError("an empty name stands for no text; give a file, a folder or a pattern")
-        for file in _files(Path(name)):
-            found.setdefault(file.path.resolve(), file)
+        for file, identity in _files(Path(name), skipped):
+            if identity in outputs and not file.named:
+                skipped.count("output of this command")
+            else:
+                found.setdefault(identity, file)
     if not found:
         raise UserError("no text file was given")
-    return list(found.values())
+    return list(found.values()), skipped
 
 
 def short_name(name: str) -> str:
     """What to call the text of a file, folder or pattern, in the name of a directory: data/tale.txt.gz -> tale."""
     parts = [part for part in Path(name).parts if not has_magic(part)]
     return Path(parts[-1].removesuffix(".gz")).stem if parts else "text"
+
+
+def shown(path: Path) -> str:
+    r"""A path to print or write down: bytes of it that are not UTF-8 as \xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -73,7 +104,7 @@ def open_unpacked(file: SourceFile) -> Iterator[BinaryIO]:
         with open_file(file.path) as raw:
             yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.compressed else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{file.path}: broken gzip file ({error}); fetch or compress it again") from error
+        raise UserError(f"{file.shown}: broken gzip file ({error}); fetch or compress it again") from error
     except OSError as error:
         raise _unreadable(file.path, error) from error
 
@@ -87,51 +118,95 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions")
+    return UserError(f"{shown(path)}: cannot be read ({error.strerror}); check the path and its permissions")
 
 
-def _files(name: Path) -> list[SourceFile]:
-    """The files of one name. What exists is meant as it is, also where it looks like a pattern."""
-    if name.is_dir():
-        return _files_in(name)
-    if name.exists() or not has_magic(str(name)):
-        return [_checked(SourceFile(name, named=True))]
-    matches = [
-        Path(match) for match in sorted(glob(str(name), recursive=True)) if os.path.exists(match)
-    ]  # no dead link
-    if not matches:
-        raise UserError(f"{name}: no file matches this pattern; check it")
-    below = [_files_in(match) if match.is_dir() else [SourceFile(match, named=False)] for match in matches]
-    return [_checked(file) for files in below for file in files]
+Found = tuple[SourceFile, tuple[int, int]]
+"""A file, and what is the same for two names of one file: device and inode."""
 
 
-def _files_in(folder: Path) -> list[SourceFile]:
-    """The text files anywhere below a folder."""
-    if (folder / "train.bin").exists():
-        raise UserError(f"{folder}: holds prepared tokens, which can't be mixed with text; give it alone as --data")
+def _files(name: Path, skipped: Skipped) -> Iterator[Found]:
+    """The files of one name. What exists is meant as it is, even where it looks like a pattern."""
+    if os.path.isdir(name):  # not `Path.is_dir`, which raises for a name that is too long
+        left_out = Skipped()
+        texts = _texts_in(name, left_out)
+        if not texts:
+            others = f"only {left_out}" if left_out else "it is empty"
+            needed = ", ".join(TEXT_SUFFIXES)
+            raise UserError(f"{shown(name)}: no text in this folder, {others}; it needs files {needed}")
+        skipped.add(left_out)
+        yield from (_checked(path, named=False) for path in texts)
+    elif os.path.exists(name) or not has_magic(str(name)):
+        yield _checked(name, named=True)
+    else:
+        yield from _files_of_pattern(name, skipped)
+
+
+def _files_of_pattern(pattern: Path, skipped: Skipped) -> Iterator[Found]:
+    """The files that a pattern matches, and the text files below the folders that it matches."""
     try:
-        inside = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        matches = expand_pattern(pattern, skipped)
+    except OSError as error:
+        raise _unreadable(pattern, error) from error
+    paths = [file for path in matches for file in (_texts_in(path, skipped) if os.path.isdir(path) else [path])]
+    if not paths:
+        others = f"; skipped: {skipped}" if skipped else ""
+        raise UserError(f"{shown(pattern)}: no file matches this pattern; check it{others}")
+    yield from (_checked(path, named=False) for path in paths)
+
+
+def _texts_in(folder: Path, skipped: Skipped) -> list[Path]:
+    """The text files anywhere below a folder."""
+    if os.path.exists(folder / "train.bin"):
+        raise UserError(
+            f"{shown(folder)}: holds prepared tokens, which can't be mixed with text; give it alone as --data"
+        )
+    try:
+        return scan_folder(folder, skipped, lambda name: _is_text(name, skipped))
     except OSError as error:
         raise _unreadable(folder, error) from error
-    visible = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    texts = [path for path in visible if path.name.lower().endswith(TEXT_SUFFIXES)]
-    if not texts:
-        others = f"only others, such as {visible[0].name}" if visible else "it is empty"
-        raise UserError(f"{folder}: no text in this folder, {others}; it needs files {', '.join(TEXT_SUFFIXES)}")
-    return [_checked(SourceFile(path, named=False)) for path in texts]
 
 
-def _checked(file: SourceFile) -> SourceFile:
+def _is_text(name: str, skipped: Skipped) -> bool:
+    """Whether a file with this name in a folder is read; otherwise it is counted."""
+    name = name.lower().removesuffix(".gz")
+    suffix = os.path.splitext(name)[1]
+    if suffix not in TEXT_SUFFIXES:
+        skipped.count_file(suffix if suffix.isascii() and suffix.isprintable() and len(suffix) <= 10 else "")
+        return False
+    if suffix == ".md" and name.startswith(NOT_FOR_READING):
+        skipped.count("README or LICENSE file")
+        return False
+    return True
+
+
+def _outputs() -> set[tuple[int, int]]:
+    """The files that standard output and error go to: as of `llamita train --data . > log.txt`, they are no text."""
+    outputs: set[tuple[int, int]] = set()
+    for descriptor in (1, 2):
+        with suppress(OSError):  # closed
+            status = os.fstat(descriptor)
+            outputs.add((status.st_dev, status.st_ino))
+    return outputs
+
+
+def _checked(path: Path, named: bool) -> Found:
     """The file; a mistake that shows without reading it is a UserError."""
-    path = file.path
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check the path")
-    if not path.is_file():
-        raise UserError(f"{path}: not a regular file; llamita reads a file more than once, so save the text to one")
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"{shown(path)}: no such file; check the path") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(
+            f"{shown(path)}: not a regular file; llamita reads a file more than once, so save the text to one"
+        )
+    file = SourceFile(path, named, status.st_size)
     if what_to_do := _NOT_TEXT.get(file.suffix):
-        raise UserError(f"{path}: {file.suffix} files are not read, only text and JSON lines; {what_to_do}")
+        raise UserError(f"{file.shown}: {file.suffix} files are not read, only text and JSON lines; {what_to_do}")
     with open_file(path):
-        size = path.stat().st_size
-    if size == 0 and file.named:
-        raise UserError(f"{path}: the file is empty; there is no text to read")
-    return file
+        pass
+    if status.st_size == 0 and named:
+        raise UserError(f"{file.shown}: the file is empty; there is no text to read")
+    return file, (status.st_dev, status.st_ino)

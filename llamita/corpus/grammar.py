@@ -1,17 +1,17 @@
-"""A probabilistic grammar with a memory: it writes stories, reads them back, and knows what each of them is worth.
+"""A probabilistic grammar with a memory: it writes stories, parses them, and knows their probabilities.
 
-A story is written by walking *templates*. A template is plain text with four kinds of places in it:
+A story is written by walking *templates*. A template is plain text with four kinds of placeholders in it:
 
     <opening>              expand the rule `opening`: pick one of its templates
     <happy: who=friend>    the same, and inside it `who` means whoever `friend` is
     {toy.a=toys}           draw a word from the table `toys`, remember it as `toy`, write its form `a` ("an orange")
-    {pet=place.animals}    the same from a table that the remembered word `place` brings along
+    {pet=place.animals}    the same from a table that belongs to the remembered word `place`
     {hero}  {hero.he}      write a remembered word again, or another form of it; `{hero.He}` begins with a capital
 
 A draw never repeats a word that the story already remembers: it chooses among the others, each as likely as the next.
-So the probability of a derivation is a product of known factors, and a *derivation* is nothing but the list of numbers
-that were picked. Sampling picks them at random, parsing finds them in a text, and the same `write` makes the story of
-them: what the sampler and the parser say about one text can't differ.
+So the probability of a derivation is a product of known factors, and a *derivation* is just the list of numbers
+that were picked. Sampling picks them at random, parsing finds them in a text, and the same `write` turns them
+into the story: the sampler and the parser cannot disagree about a text.
 
 `grammar_proofs.py` proves of a grammar that no two derivations write the same text.
 """
@@ -29,8 +29,8 @@ PRONOUNS = frozenset({"he", "him", "his"})
 class Choice(NamedTuple):
     """One decision of a story, and where it shows: `text[start:end]`.
 
-    A rule's span holds all that it expanded to, so spans nest like a parse tree; the shortest span over a place tells
-    what kind of place it is. What is recalled costs nothing (`nats` 0), for it was settled before.
+    A rule's span covers everything that it expanded to, so spans nest like a parse tree; the shortest span over
+    a position is the kind of that position. What is recalled costs nothing (`nats` 0): it was decided before.
     """
 
     start: int
@@ -47,7 +47,7 @@ class Story(NamedTuple):
 
     @property
     def nats(self) -> float:
-        """−ln P(story): what a model that knows the grammar perfectly loses on the text and its end."""
+        """−ln P(story): the loss of a model that knows the grammar perfectly, on the text and its end."""
         return sum(choice.nats for choice in self.choices)
 
 
@@ -145,7 +145,7 @@ class Literal:
         draft.add(self.text)
 
     def read(self, text: str, position: int, rest: Pending, memory: Memory, picks: Picks) -> list[State]:
-        """Go on behind the text, where it stands."""
+        """Continue after the text, if it is there."""
         if text.startswith(self.text, position):
             return [(position + len(self.text), rest, memory, picks)]
         return []
@@ -167,7 +167,7 @@ class Recall:
         draft.show(word.forms[self.form], "pronoun" if self.is_pronoun else word.recalled, 0.0)
 
     def read(self, text: str, position: int, rest: Pending, memory: Memory, picks: Picks) -> list[State]:
-        """Go on behind the word that memory requires."""
+        """Continue after the word that memory requires."""
         shown = memory[self.name].forms[self.form]
         return [(position + len(shown), rest, memory, picks)] if text.startswith(shown, position) else []
 
@@ -199,7 +199,7 @@ class Draw:
         draft.show(word.forms[self.form], word.kind, math.log(len(words)))
 
     def read(self, text: str, position: int, rest: Pending, memory: Memory, picks: Picks) -> list[State]:
-        """Go on behind each word that stands there."""
+        """Continue after each word that is there."""
         return [
             (position + len(word.forms[self.form]), rest, memory | {self.name: word}, (index, picks))
             for index, word in enumerate(self.words(memory))
@@ -208,7 +208,7 @@ class Draw:
 
 
 class Expand:
-    """One of a rule's alternatives; `aliases` pairs a name inside the rule with the name outside that it stands for."""
+    """One of a rule's alternatives; `aliases` pairs a name inside the rule with the name outside that it refers to."""
 
     __slots__ = ("aliases", "alternatives", "bounds", "kind", "nats", "rule")
 
@@ -241,7 +241,7 @@ class Expand:
         draft.choices[place] = Choice(start, draft.length, self.kind, self.nats[index])
 
     def read(self, text: str, position: int, rest: Pending, memory: Memory, picks: Picks) -> list[State]:
-        """Go on with each alternative that may stand there."""
+        """Continue with each alternative that may be there."""
         if self.aliases:
             memory = memory | {inside: memory[outside] for inside, outside in self.aliases}
         return [
@@ -270,7 +270,7 @@ _PLACE = re.compile(
 
 
 class Grammar:
-    """Rules and tables, compiled once. `start` is the rule that writes a whole story."""
+    """Rules and tables, compiled once. `start` is the rule that writes a complete story."""
 
     def __init__(self, rules: Mapping[str, Rule], tables: Mapping[str, Sequence[Word]], start: str = "story"):
         self.rules = dict(rules)
@@ -325,7 +325,7 @@ class Grammar:
             picks = _successor(picks + [0] * (len(counts) - len(picks)), counts)
 
     def items(self, kind: type) -> Iterator:
-        """All items of one class, wherever they stand."""
+        """All items of one class, wherever they are."""
         for alternatives in self.alternatives.values():
             yield from (item for items in alternatives for item in items if isinstance(item, kind))
 
@@ -387,7 +387,7 @@ class Grammar:
 
 
 def _successor(picks: list[int], counts: list[int]) -> list[int] | None:
-    """The next derivation in the order of a dictionary: the last number that can grow grows, those behind it go."""
+    """The next derivation in lexicographic order: the last number that can grow grows, those after it are dropped."""
     while picks and picks[-1] + 1 == counts[len(picks) - 1]:
         picks.pop()
     return [*picks[:-1], picks[-1] + 1] if picks else None

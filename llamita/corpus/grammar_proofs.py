@@ -2,7 +2,7 @@
 
 - `overlaps`: no alternative writes a text that begins another one's text. Then the grammar is a prefix code: two
   derivations that part at some choice write texts that part there too, so every text has at most one derivation.
-- `least_nats`: how surprising the likeliest story is.
+- `least_nats`: −ln P of the likeliest story, or less.
 - `unbound`: whatever is recalled was drawn before.
 """
 
@@ -13,7 +13,7 @@ from itertools import combinations, pairwise, product
 from llamita.corpus.grammar import Draw, Expand, Grammar, Item, Literal, Pending, Recall, Word, chain
 
 _Names = frozenset[str]
-_Side = tuple[str, Pending]  # text that the other side has not matched yet, and the items behind it
+_Side = tuple[str, Pending]  # text that the other side has not matched yet, and the items after it
 
 
 def least_nats(grammar: Grammar) -> float:
@@ -45,7 +45,7 @@ def unbound(grammar: Grammar) -> set[str]:
 
 
 def _bound_after(expand: Expand, bound: _Names, faults: set[str]) -> _Names:
-    """The names that are bound for certain behind `expand`."""
+    """The names that are certainly bound after `expand`."""
     faults |= {f"{outside} in <{expand.rule}: …>" for _, outside in expand.aliases if outside not in bound}
     bound |= {inside for inside, _ in expand.aliases}
     return frozenset.intersection(*(_bound_in(items, expand.rule, bound, faults) for items in expand.alternatives))
@@ -64,7 +64,7 @@ def _bound_in(items: Iterable[Item], rule: str, bound: _Names, faults: set[str])
 
 
 def overlaps(grammar: Grammar) -> list[str]:
-    """What keeps the grammar from being a prefix code; empty for a grammar whose every text has one derivation.
+    """What prevents the grammar from being a prefix code; empty for a grammar whose every text has one derivation.
 
     Tables are looked at in the forms in which they are drawn, rules pair by pair of their templates. It is a sound
     test, not a complete one: it may complain of a grammar that is fine, never the other way round.
@@ -82,7 +82,7 @@ def overlaps(grammar: Grammar) -> list[str]:
 
 def _begins(draw: Draw, table: Iterable[Word]) -> Iterator[str]:
     shown = sorted(word.forms[draw.form] for word in table)
-    for first, second in pairwise(shown):  # in sorted order, a prefix stands right before a text that it begins
+    for first, second in pairwise(shown):  # in sorted order, a prefix comes right before a text that it begins
         if second.startswith(first):
             yield f"{{{draw.name}.{draw.form}={draw.source}}}: {first!r} begins {second!r}"
 
@@ -109,7 +109,7 @@ def _common_text(grammar: Grammar, left: tuple[Item, ...], right: tuple[Item, ..
 
 
 def _steps(grammar: Grammar, a: _Side, b: _Side, apart: _Names) -> Iterator[tuple[_Side, _Side, _Names]]:
-    """Where the two sides may stand after the next item of one of them, or after the same item of both."""
+    """Where the two sides may be after the next item of one of them, or after the same item of both."""
     (text, pending), (other_text, other_pending) = a, b
     heads = (pending[0], other_pending[0]) if pending and other_pending and not text + other_text else None
     if pending and other_pending and heads and _are_one(*heads, apart):
@@ -129,13 +129,13 @@ def _are_one(item: Item, other: Item, apart: _Names) -> bool:
     if isinstance(item, Draw) and isinstance(other, Draw):
         alike = (item.name, item.form, item.source) == (other.name, other.form, other.source)
         return alike and not ({item.owner, *item.rivals} & apart)
-    if isinstance(item, Expand) and isinstance(other, Expand):  # a rule is a prefix code when it stands in this list
+    if isinstance(item, Expand) and isinstance(other, Expand):  # a rule is a prefix code when it is in this list
         return (item.rule, item.aliases) == (other.rule, other.aliases) and not apart
     return False
 
 
 def _different_words(grammar: Grammar, item: Item, other: Item, apart: _Names) -> list[tuple[str, str]]:
-    """What two recalled names may show at once when they never hold the same word; empty if nothing is known of them.
+    """What two recalled names may both show when they never hold the same word; empty if nothing is known of them.
 
     Two names that were drawn differ, because a draw never repeats what is remembered. But if each side has bound one of
     them in its own way, either side's memory may hold what the other's has under the other name.

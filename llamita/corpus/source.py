@@ -1,6 +1,6 @@
-"""What a corpus brings along besides its text: a validation split, a judge of samples, a loss floor, defaults."""
+"""What a corpus has besides its text: a validation split, a judge of samples, a loss floor, defaults."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,12 +40,13 @@ class Source:
     Attributes:
         training: the text to train on.
         validation: the text to validate on; None: split off `training`.
-        judge: judges samples; None: nothing can.
-        floor_nats: what all of `validation`, end tokens included, costs a perfect model, in nats in total: no model
-            can do better. None where nobody knows.
+        judge: judges samples; None where there is none.
+        floor_nats: the summed loss of a perfect model on all of `validation`, end tokens included, in nats: no model
+            can do better. None where it is unknown.
         defaults: what `auto` means here.
+        notes: lines for the user about how the text was read, to be asked for after it was read.
 
-    Raises `ValueError` where a floor is given without the validation text that it belongs to.
+    Raises `ValueError` where a floor is given without its validation text.
     """
 
     training: Corpus
@@ -53,6 +54,7 @@ class Source:
     judge: Judge | None = None
     floor_nats: float | None = None
     defaults: Defaults = Defaults()
+    notes: Callable[[], Sequence[str]] = tuple
 
     def __post_init__(self) -> None:
         if self.floor_nats is not None and self.validation is None:

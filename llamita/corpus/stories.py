@@ -1,4 +1,4 @@
-"""Children's stories without end: no data file, no download, and the loss of a perfect model is known.
+"""An unlimited supply of children's stories: no data file, no download, and the loss of a perfect model is known.
 
     >>> story = next(stories(seed=0, count=1))
     >>> accepts(story.text), parse_story(story.text) == story
@@ -6,14 +6,14 @@
 
 A seeded probabilistic grammar writes them (`grammar.py` is the engine, `story_shapes.py` the place to read first). Each
 story has exactly one derivation, so −ln P(story) is `story.nats`. A model that scores stories from their own start, in
-a context that holds them, with one end token a story, can't on average get below
+a context that holds them, with one end token a story, cannot get below, on average,
 
     loss floor = Σ −ln P(story) / number of targets
 
-and how far above it a model ends is what it has yet to learn: agreement, recall, order. The same grammar reads texts
-back, so that what a model writes can be accepted or refused.
+and the gap between a model and that floor is what it has yet to learn: agreement, recall, order. The same grammar
+parses texts, so that what a model writes can be accepted or rejected.
 
-Each choice has a kind. Words that are drawn: name, person, animal, place, object, food, colour, trait, number, time,
+Each choice has a kind. Words that are sampled: name, person, animal, place, object, food, colour, trait, number, time,
 sound, deed, event, feeling. The same with " recalled" where a word comes back, and "pronoun" where only its pronoun
 does: 0 nats. Ways to say something: story, shape, opening, sentence, feeling, meeting, dialog, filler, moral, ending.
 """
@@ -37,7 +37,7 @@ GRAMMAR = Grammar(RULES, TABLES)
 def stories(seed: int, count: int, *, split: str = "train", exclude: Collection[str] | None = None) -> Iterator[Story]:
     """`count` stories; number i is a function of (seed, split, i) alone.
 
-    A story whose text is in `exclude` is drawn again, so that training never sees a validation story:
+    A story whose text is in `exclude` is sampled again, so that training never sees a validation story:
 
         held_out = validation_stories(seed, 200)
         training = stories(seed, 30_000, exclude={story.text for story in held_out})

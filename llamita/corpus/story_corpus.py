@@ -6,23 +6,23 @@ from functools import cached_property
 from itertools import islice
 
 from llamita.config import DataConfig
+from llamita.corpus.documents import Pieces
 from llamita.corpus.source import Defaults, Judge, Source
 from llamita.corpus.stories import accepts, stories, validation_stories
 from llamita.errors import UserError
-from llamita.tokenizer import END_OF_TEXT
 
 TRAINING_STORIES = 30_000
 VALIDATION_STORIES = 500
-WITNESSES = 500  # stories whose text stands for the grammar in the fingerprint
+WITNESSES = 500  # stories whose text represents the grammar in the fingerprint
 
 
 def open_stories(options: DataConfig, seed: int) -> Source:
-    """The stories of `seed`, without those that are held out to validate on; the grammar judges, and knows the floor.
+    """The stories of `seed`, without the validation stories; the grammar judges samples and knows the loss floor.
 
     Of the settings, `max_documents` can only lower their number. Raises `UserError` for `val_data`.
     """
     if options.val_data:
-        raise UserError("--val_data: the built-in stories bring their own validation stories; give --data, too")
+        raise UserError("--val_data: the built-in stories have validation stories of their own; give --data as well")
     held_out = validation_stories(seed, VALIDATION_STORIES)
     count = min(options.max_documents or TRAINING_STORIES, TRAINING_STORIES)
     return Source(
@@ -35,17 +35,17 @@ def open_stories(options: DataConfig, seed: int) -> Source:
 
 
 class StoryCorpus:
-    """`count` stories of one seed and split, made when they are first read, and then kept (about 1 KB each)."""
+    """`count` stories of one seed and split, made when first read, and then held in memory (about 1 KB each)."""
 
     def __init__(self, seed: int, count: int, *, split: str = "train", exclude: Collection[str] = ()):
         """`exclude`: texts that must not occur, such as those of the validation stories."""
         self._seed, self._count, self._split, self._exclude = seed, count, split, exclude
 
-    def pieces(self) -> Iterator[str]:
-        """The stories in order, each followed by END_OF_TEXT."""
+    def pieces(self) -> Pieces:
+        """The stories in order, each followed by None."""
         for text in self.texts:
             yield text
-            yield END_OF_TEXT
+            yield None
 
     def documents(self) -> Iterator[str]:
         """The stories in order."""
@@ -68,5 +68,5 @@ class StoryCorpus:
         return f"{self._count:,} built-in stories"
 
     def _texts(self) -> Iterator[str]:
-        drawn = stories(self._seed, self._count, split=self._split, exclude=self._exclude)
-        return (story.text for story in drawn)
+        sampled = stories(self._seed, self._count, split=self._split, exclude=self._exclude)
+        return (story.text for story in sampled)

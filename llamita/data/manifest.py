@@ -1,5 +1,6 @@
-"""What stands in `manifest.json` beside the token files: everything needed to trust them, and to count with them."""
+"""The `manifest.json` beside the token files: everything needed to trust them, and to count with them."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Part:
 class Manifest:
     """Where the tokens come from (text, tokenizer, how validation was split off), and the parts `train` and `val`.
 
-    `identity` is a hash of all that, `source` and `validation` are for people.
+    `identity` is a hash of all that, `source` and `validation` are to be read.
     """
 
     source: str
@@ -42,6 +43,12 @@ class Manifest:
     parts: dict[str, Part]
     identity: str = ""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the token files: equal exactly for equal tokens, made by the same tokenizer."""
+        hashes = [self.tokenizer_fingerprint, *(part.sha256 for part in self.parts.values())]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into the folder."""
@@ -66,5 +73,5 @@ class Manifest:
 
 
 def how_to_repair(folder: Path) -> str:
-    """Token files can always be made again: what to tell a person whose token files are damaged."""
+    """What to do about damaged token files: they can always be prepared again."""
     return f"delete the folder {folder} and its token files are prepared again"

@@ -1,7 +1,7 @@
 """The order of training: which windows are in the batch of a step, as a pure function of (seed, step).
 
-Nothing is shuffled and nothing is stored. Each epoch is a keyed permutation of the windows, of which any place can be
-computed alone, in O(1) time and memory: resuming at a step needs the step and nothing else.
+Nothing is shuffled and nothing is stored. Each epoch is a keyed permutation of the windows, of which each element
+can be computed on its own, in O(1) time and memory: resuming at a step needs nothing but the step.
 """
 
 import math
@@ -16,7 +16,7 @@ ROUNDS = 8
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Sequence g = step * batch_size + i of a run belongs to epoch g // num_windows, at a place of its permutation.
+    """Sequence g = step * batch_size + i of a run is an element of the permutation of epoch g // num_windows.
 
     So every epoch has each window exactly once, also when the batch does not divide the epoch or is larger than it.
 
@@ -48,11 +48,11 @@ class BatchOrder:
         return windows
 
     def ends_epoch(self, steps: int) -> bool:
-        """Whether the last of `steps` updates was the one with which an epoch, or several, had been seen whole."""
+        """Whether the last of `steps` updates completed an epoch, or several."""
         return steps * self.batch_size // self.num_windows > (steps - 1) * self.batch_size // self.num_windows
 
     def steps(self, epochs: float) -> int:
-        """The number of steps after which that many epochs have been seen whole."""
+        """The number of steps that complete this many epochs."""
         return math.ceil(epochs * self.num_windows / self.batch_size)
 
 
@@ -60,8 +60,8 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
     """Where a pseudorandom permutation of 0 … n−1 takes each index: (any shape) -> (same shape) int64.
 
     A Feistel network (Luby & Rackoff, 1988) permutes the numbers of an even count of bits, at least as many as n
-    needs. What lands at n or beyond is sent through again until it lands below: cycle walking (Black & Rogaway, 2002)
-    makes of it a permutation of 0 … n−1. Below n = 64 the network is larger than it must be, as tiny ones mix badly.
+    needs. What lands at n or beyond goes through again until it lands below: cycle walking (Black & Rogaway, 2002)
+    turns it into a permutation of 0 … n−1. Below n = 64 the network is larger than necessary: tiny ones mix badly.
 
     Args:
         index: integers in [0, n).

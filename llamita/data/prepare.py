@@ -1,7 +1,6 @@
-"""From a corpus to token files: encoded once, split into training and validation, kept for all later runs."""
+"""From a corpus to token files: encoded once, split into training and validation, and cached for later runs."""
 
 import hashlib
-import itertools
 import os
 import secrets
 import shutil
@@ -12,19 +11,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llamita.corpus import Corpus, first_documents
+from llamita.corpus import Corpus, first_documents, separate_documents
+from llamita.corpus.documents import Pieces
 from llamita.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Part
 from llamita.data.token_file import TokenFile, TokenWriter
 from llamita.errors import UserError
 from llamita.files import sync
-from llamita.tokenizer import END_OF_TEXT, Tokenizer
+from llamita.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
 
 VALIDATION_SHARE = 0.1  # of the documents, or of the characters of a single one
 
+READING_VERSION = 2  # of how files become documents, and those ids; a change makes cached tokens stale
+
 _PARTIAL = ".partial-"
-_ABANDONED_AFTER = 24 * 3600.0  # seconds without a write after which a partial folder belongs to a killed process
+_ABANDONED_AFTER = 24 * 3600.0  # seconds without a write after which a partial folder counts as abandoned
 
 
 class Prepared:
@@ -61,7 +63,7 @@ def prepare(
     `validation_corpus`, or else the last share of the documents of `corpus` (one at least), or of the characters
     where there is a single document. The folder is complete or absent, and its name is a hash of text, split and
     tokenizer. The memory needed does not grow with the text, which is read four times: to name the folder, to count, to
-    encode, and to see that it is still the same.
+    encode, and to check that it has not changed.
 
     Args:
         corpus: the text; with a `validation_corpus`, all of it is for training.
@@ -92,7 +94,7 @@ def prepare(
         with _complete_or_absent(folder) as partial:
             written = {name: _write(partial / f"{name}.bin", parts[name], tokenizer, limits[name]) for name in parts}
             if (corpus.fingerprint(), validation_corpus and validation_corpus.fingerprint()) != (source, validation):
-                raise UserError(f"{corpus.describe()}: the text changed while it was read; start again when it is done")
+                raise UserError(f"{corpus.describe()}: the text changed while it was read; start again")
             tokenizer.save(partial)
             split = validation_corpus.describe() if validation_corpus else f"the last {validation_share}"
             texts = corpus.describe(), source, split, validation
@@ -107,7 +109,7 @@ def training_part(
     validation_corpus: Corpus | None = None,
     validation_share: float = VALIDATION_SHARE,
     max_characters: int = 0,
-) -> Iterator[str]:
+) -> Pieces:
     """The pieces of text of which `prepare` makes `train.bin`, as a stream; the corpus is read once before, to count.
 
     max_characters: of more text than that, only a sample of about this size, spread evenly over it; 0: all.
@@ -121,16 +123,17 @@ def training_part(
 def _identity(source: str, validation: str | float, tokenizer: str, max_tokens: int) -> str:
     """A hash of all that makes token files what they are. `validation`: a fingerprint, or the share of the source."""
     limit = (max_tokens,) if max_tokens else ()
-    return hashlib.sha256(repr((FORMAT_VERSION, source, validation, tokenizer, *limit)).encode()).hexdigest()
+    facts = (FORMAT_VERSION, READING_VERSION, source, validation, tokenizer, *limit)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _require_same(folder: Path, identity: str) -> None:
-    """Raise `UserError` unless a folder that a person named is empty, or holds just what is to be written there."""
+    """Raise `UserError` unless a folder that the user named is empty, or has exactly what is to be written there."""
     if (folder / MANIFEST_NAME).exists():
         if Manifest.read(folder).identity != identity:
             raise UserError(f"{folder}: holds tokens of other text or another tokenizer; choose another --output_dir")
     elif not folder.is_dir() or any(folder.iterdir()):
-        raise UserError(f"{folder}: there is something else already; choose another --output_dir, or an empty folder")
+        raise UserError(f"{folder}: is not an empty folder; choose another --output_dir")
 
 
 def _limits(max_tokens: int, share: float, validation_corpus: Corpus | None) -> dict[str, int]:
@@ -145,28 +148,28 @@ def _limits(max_tokens: int, share: float, validation_corpus: Corpus | None) -> 
     return {"train": max_tokens - validation, "val": validation}
 
 
-def _write(path: Path, pieces: Iterator[str], tokenizer: Tokenizer, limit: int) -> Part:
-    """Encode a part into a token file, `limit` tokens at most. All of `pieces` is read: behind it, the next begins."""
+def _write(path: Path, pieces: Pieces, tokenizer: Tokenizer, limit: int) -> Part:
+    """Encode a part into a token file, `limit` tokens at most. All of `pieces` is read: after it, the next begins."""
     with TokenWriter(path, tokenizer, limit) as writer:
-        for is_end, document in itertools.groupby(pieces, END_OF_TEXT.__eq__):
-            if not is_end and not writer.full:
+        for document in separate_documents(pieces):
+            if not writer.full:
                 writer.write_document(document)
         return writer.finish()
 
 
-def _sample(pieces: Iterator[str], share: float) -> Iterator[str]:
+def _sample(pieces: Pieces, share: float) -> Pieces:
     """Of the pieces of text, this share, spread evenly; of the ends of documents all."""
     number = 0
     for piece in pieces:
-        if piece != END_OF_TEXT:
+        if piece is not None:
             number += 1
-        if piece == END_OF_TEXT or int(number * share) > int((number - 1) * share):
+        if piece is None or int(number * share) > int((number - 1) * share):
             yield piece
 
 
 def _split(
     corpus: Corpus, extent: Extent, validation_corpus: Corpus | None, share: float, progress: Progress | None
-) -> dict[str, Iterator[str]]:
+) -> dict[str, Pieces]:
     """The pieces of each part, to be read in this order. All text was read before, so that mistakes show early."""
     if validation_corpus is not None:
         total = extent.characters + _measure(validation_corpus).characters
@@ -191,7 +194,7 @@ def _measure(corpus: Corpus) -> Extent:
     """Read a corpus once to know its extent."""
     documents = characters = 0
     for piece in corpus.pieces():
-        if piece == END_OF_TEXT:
+        if piece is None:
             documents += 1
         else:
             characters += len(piece)
@@ -200,28 +203,28 @@ def _measure(corpus: Corpus) -> Extent:
     return Extent(documents, characters)
 
 
-def _two_documents(pieces: Iterable[str], length: int) -> Iterator[str]:
+def _two_documents(pieces: Iterable[str | None], length: int) -> Pieces:
     """A single document as two, of which the first has `length` characters."""
     for piece in pieces:
-        if 0 < length <= len(piece):
+        if piece is not None and 0 < length <= len(piece):
             yield piece[:length]
-            yield END_OF_TEXT
+            yield None
             piece, length = piece[length:], 0
-        elif length > 0:
+        elif piece is not None and length > 0:
             length -= len(piece)
-        if piece:
+        if piece != "":
             yield piece
 
 
-def _reporter(total: int, progress: Progress | None) -> Callable[[Iterator[str]], Iterator[str]]:
-    """Makes pieces report to `progress` as they are taken, one count over all the streams that it is applied to."""
+def _reporter(total: int, progress: Progress | None) -> Callable[[Pieces], Pieces]:
+    """Makes pieces report to `progress` as they are read; one count for all the streams that it is applied to."""
     done = 0
 
-    def report(pieces: Iterator[str]) -> Iterator[str]:
+    def report(pieces: Pieces) -> Pieces:
         nonlocal done
         for piece in pieces:
             yield piece
-            if progress is not None and piece != END_OF_TEXT:
+            if progress is not None and piece is not None:
                 done += len(piece)
                 progress(done, total)
 
@@ -232,7 +235,7 @@ def _reporter(total: int, progress: Progress | None) -> Callable[[Iterator[str]]
 def _complete_or_absent(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which becomes `folder` when the block ends well and is removed when it does not.
 
-    A process that is killed leaves the folder under its partial name, which nothing ever reads.
+    A process that is killed leaves the folder under its partial name, which is never read.
     """
     partial = folder.with_name(f"{folder.name}{_PARTIAL}{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -245,16 +248,17 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
     except OSError as error:
         raise UserError(
-            f"{folder.parent}: the token files cannot be written ({error.strerror}); make room or choose another folder"
+            f"{folder.parent}: the token files cannot be written ({error.strerror}); "
+            "free some space or choose another folder"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _rename(partial: Path, folder: Path) -> None:
-    """Give the complete folder its name, unless another process that prepared the same text was faster."""
+    """Give the complete folder its name, unless another process has prepared the same text meanwhile."""
     with suppress(OSError):
-        folder.rmdir()  # an empty folder that a person made: Windows renames nothing over it
+        folder.rmdir()  # an empty folder that the user made: Windows does not rename over it
     try:
         partial.rename(folder)
     except OSError:
@@ -263,9 +267,9 @@ def _rename(partial: Path, folder: Path) -> None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Free the disk of what killed processes left of the same preparation."""
+    """Delete what killed processes left of the same preparation."""
     for partial in folder.parent.glob(f"{folder.name}{_PARTIAL}*"):
-        with suppress(FileNotFoundError):  # another process finishes it, or clears it away, at this moment
+        with suppress(FileNotFoundError):  # another process is renaming or deleting it
             written = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
             if time.time() - written > _ABANDONED_AFTER:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -25,14 +25,14 @@ class TokenFile:
     """The ids of one part (`train.bin` or `val.bin`) of a prepared corpus, mapped into memory.
 
     Args:
-        path: the `.bin` file; its manifest lies beside it.
+        path: the `.bin` file; its manifest is in the same folder.
         tokenizer_fingerprint: when given, the tokenizer that must have made the file.
 
     Attributes:
         ids: (tokens,) uint16, or uint32 where the vocabulary needs it.
         document_starts, document_ends: (documents,) int64, offsets into `ids`; the end token belongs to its document.
         part: the counts of this file, such as `part.bytes` for bits per byte.
-        manifest: the whole manifest.
+        manifest: the complete manifest.
 
     Raises:
         UserError: a file is missing, its size is not the manifest's, or another tokenizer made it.
@@ -57,7 +57,7 @@ class TokenFile:
         return self.part.tokens
 
     def verify(self) -> None:
-        """Read both files whole and compare their sha256 with the manifest; a UserError if one differs."""
+        """Read both files completely and compare their sha256 with the manifest; a UserError if one differs."""
         for path, expected in (
             (self.path, self.part.sha256),
             (documents_path(self.path), self.part.documents_sha256),
@@ -70,7 +70,7 @@ class TokenFile:
     def _part(self) -> Part:
         part = self.manifest.parts.get(self.path.stem)
         if part is None:
-            raise UserError(f"{self.path}: not a token file that the manifest beside it lists")
+            raise UserError(f"{self.path}: not a token file in the manifest of its folder")
         if part.dtype != token_dtype(self.manifest.vocab_size).name or part.largest_id >= self.manifest.vocab_size:
             raise UserError(
                 f"{self.path}: damaged manifest, {part.dtype} ids up to {part.largest_id} do not fit a vocabulary of "
@@ -91,9 +91,9 @@ class TokenFile:
 
 
 class TokenWriter:
-    """Writes a token file document by document, in flat memory, counting and hashing on the way.
+    """Writes a token file document by document, in constant memory, counting and hashing as it goes.
 
-    It takes `limit` tokens; what a document has beyond that is left out.
+    It takes at most `limit` tokens; what a document has beyond that is left out.
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, limit: int = sys.maxsize):
@@ -114,9 +114,9 @@ class TokenWriter:
             pass
 
     def write_document(self, pieces: Iterator[str]) -> None:
-        """Encode and write one document, the end token behind it if the tokenizer has one."""
+        """Encode and write one document, and after it the end token if the tokenizer has one."""
         end = [] if self._tokenizer.end_id is None else [self._tokenizer.end_id]
-        for block in chain(self._tokenizer.encode_blocks(pieces), [np.array(end, self._dtype)]):
+        for block in chain(self._tokenizer.encode_document(pieces), [np.array(end, self._dtype)]):
             self._write(block[: self._limit - self._tokens].astype(self._dtype))
         self._documents += 1
         self._offsets.write(np.array([self._tokens], _OFFSET))
@@ -127,7 +127,7 @@ class TokenWriter:
         return self._tokens >= self._limit
 
     def finish(self) -> Part:
-        """Hand everything to the operating system, and say what was written."""
+        """Flush both files -> what was written."""
         return Part(
             size=self._tokens * self._dtype.itemsize,
             sha256=self._ids.finish(),
@@ -147,7 +147,7 @@ class TokenWriter:
 
 
 class _HashingFile:
-    """A file whose sha256 is known when it is written."""
+    """A file whose sha256 is computed while it is written."""
 
     def __init__(self, path: Path):
         self.file: BinaryIO = path.open("xb")

@@ -1,5 +1,6 @@
 """Windows: what one sequence of a batch sees of a token file, and the batches that are made of them."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,14 +11,15 @@ from llamita.data.token_file import TokenFile
 from llamita.errors import UserError
 from llamita.targets import IGNORED
 
-PADDING = -1  # the document of positions that stand behind the end of a sequence
+PADDING = -1  # the document of positions after the end of a sequence
+CHUNK = 1 << 20  # documents whose lengths are in memory at a time
 
 
 class Batch(NamedTuple):
     """Sequences to train on or to score, each field (batch, seq) int64.
 
-    `targets` holds the token that follows each of `ids`, or -100 where nothing is to be predicted. `document_ids`
-    numbers the documents of each row from 0, an end token belonging to the document that it ends; -1 is padding.
+    `targets` has the token after each of `ids`, or -100, which the loss ignores. `document_ids` numbers the documents
+    of each row from 0; an end token belongs to the document that it ends, and -1 is padding.
     """
 
     ids: Tensor
@@ -37,7 +39,7 @@ class Batch(NamedTuple):
         """The batch on another device."""
         if torch.device(device).type != "cuda":
             return Batch(*(tensor.to(device) for tensor in self))
-        # Out of pinned memory CUDA copies while the processor goes on; torch keeps it until that is done.
+        # From pinned memory, CUDA copies asynchronously; torch keeps that memory until the copy is done.
         return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in self))
 
 
@@ -46,6 +48,11 @@ class Windows(Protocol):
 
     def __len__(self) -> int:
         """The number of windows."""
+        ...
+
+    @property
+    def num_targets(self) -> int:
+        """How many targets all windows have together."""
         ...
 
     def batch(self, indices: np.ndarray) -> Batch:
@@ -59,8 +66,8 @@ class StreamWindows:
     Args:
         token_file: the tokens.
         context_length: T, the length of a window.
-        include_remainder: whether what is left behind the last whole window makes a shorter one, padded with targets
-            of -100. Evaluation needs it, to score every target once.
+        include_remainder: whether the tokens after the last whole window make a shorter one, padded with targets of
+            -100. Evaluation needs it, to score every target once.
 
     Raises:
         UserError: the tokens are too few for a window.
@@ -74,12 +81,18 @@ class StreamWindows:
         self._num_windows = num_targets // context_length
         if include_remainder and num_targets % context_length > 0:
             self._num_windows += 1
+        self._num_targets = min(num_targets, self._num_windows * context_length)
         if self._num_windows == 0:
             raise UserError(_too_short(token_file, 1 if include_remainder else context_length))
 
     def __len__(self) -> int:
         """The number of windows."""
         return self._num_windows
+
+    @property
+    def num_targets(self) -> int:
+        """All tokens but the first, and, without a remainder, those after the last whole window."""
+        return self._num_targets
 
     def batch(self, indices: np.ndarray) -> Batch:
         """The windows of these numbers: (batch,) -> (batch, context_length)."""
@@ -98,51 +111,101 @@ class StreamWindows:
 
 
 class DocumentWindows:
-    """One window per document, which starts at it: inputs end, t1 … tn and targets t1 … tn, end.
+    """Windows that never cross a document: inputs start, t1 … tn-1 and targets t1 … tn, tn being its end token.
 
-    So a document is predicted from its first token to its end, out of nothing but itself. Of one that is longer than
-    the context, the beginning is kept. Shorter ones are padded with end tokens, and targets of -100.
+    So a document is predicted from its first token to its end, from nothing but itself. One that is longer than the
+    context has several windows. Each continues where the one before ended, and its first input is the last target of
+    that one: every token is a target once. Shorter rows of a batch are padded with start tokens and targets of -100.
+
+    Window d < documents is the first of document d; those that continue long documents have the numbers after these.
 
     Args:
         token_file: the tokens.
-        context_length: the most tokens of a window.
-        end_id: the end token; the token file's own when not given.
+        context_length: T, the most tokens of a window.
+        start_id: the first input of a document; the token file's end token when not given.
 
     Raises:
-        UserError: the tokenizer has no end token.
+        UserError: no `start_id` is given, and the tokenizer has no end token.
     """
 
-    def __init__(self, token_file: TokenFile, context_length: int, end_id: int | None = None):
-        end_id = token_file.end_id if end_id is None else end_id
-        if end_id is None:
+    def __init__(self, token_file: TokenFile, context_length: int, start_id: int | None = None):
+        start_id = token_file.end_id if start_id is None else start_id
+        if start_id is None:
             raise UserError(
                 f"{token_file.path}: windows that start at documents need a tokenizer with an end token; "
                 "use stream windows or another tokenizer"
             )
         self._token_file = token_file
         self._context_length = context_length
-        self._end_id = end_id
+        self._start_id = start_id
+        self._num_documents = len(token_file.document_starts)
+        self._long, further = _long_documents(token_file, context_length)
+        self._further_ends = further.cumsum()  # (long,): how many continuing windows they have up to and including it
+        self._num_windows = self._num_documents + int(further.sum())
 
     def __len__(self) -> int:
-        """The number of documents."""
-        return len(self._token_file.document_starts)
+        """The number of windows: one per document that fits, more per one that does not."""
+        return self._num_windows
+
+    @property
+    def num_targets(self) -> int:
+        """All tokens."""
+        return len(self._token_file)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """The windows of these documents: (batch,) -> (batch, seq).
+        """The windows of these numbers: (batch,) -> (batch, seq).
 
         `seq` is the longest of them, rounded up to a multiple of 8 to have few shapes, at most the context length.
         """
-        indices = _checked(indices, len(self))
-        starts = self._token_file.document_starts[indices][:, None]
-        lengths = self._token_file.document_ends[indices][:, None] - starts
+        documents, skipped = self._places(_checked(indices, len(self)))
+        starts = (self._token_file.document_starts[documents] + skipped)[:, None]
+        lengths = self._token_file.document_ends[documents][:, None] - starts
         seq = min(-(-int(lengths.max()) // 8) * 8, self._context_length)
         offsets = np.arange(seq)  # (seq,), against starts and lengths of (batch, 1)
         last = len(self._token_file) - 1
         tokens = self._token_file.ids[np.minimum(starts + offsets, last)].astype(np.int64)
         padding = offsets >= lengths
-        before = np.concatenate([np.full_like(starts, self._end_id), tokens[:, :-1]], axis=1)
-        ids = np.where(padding, self._end_id, before)
+        before = np.concatenate([self._first_inputs(starts, skipped[:, None]), tokens[:, :-1]], axis=1)
+        ids = np.where(padding, self._start_id, before)
         return _batch(ids, np.where(padding, IGNORED, tokens), np.where(padding, PADDING, 0))
+
+    def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The document of each window, and how many of its tokens are before the window: (batch,) int64 each."""
+        continuing = indices >= self._num_documents
+        documents, skipped = indices.copy(), np.zeros_like(indices)
+        numbers = indices[continuing] - self._num_documents
+        at = np.searchsorted(self._further_ends, numbers, side="right")  # of `_long`
+        begun = np.concatenate([np.zeros(1, np.int64), self._further_ends])[at]
+        documents[continuing] = self._long[at]
+        skipped[continuing] = (numbers - begun + 1) * self._context_length
+        return documents, skipped
+
+    def _first_inputs(self, starts: np.ndarray, skipped: np.ndarray) -> np.ndarray:
+        """(batch, 1) int64: the start token, or the token before a window that continues a document."""
+        before = self._token_file.ids[np.maximum(starts - 1, 0)].astype(np.int64)
+        return np.where(skipped > 0, before, self._start_id)
+
+
+def longest_document(token_file: TokenFile) -> int:
+    """The most tokens of a document, its end token included."""
+    return max((int(lengths.max()) for _, lengths in _document_lengths(token_file)), default=0)
+
+
+def _long_documents(token_file: TokenFile, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The documents that have more than `length` tokens, and how many further windows each needs: (long,) int64."""
+    documents, further = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for first, lengths in _document_lengths(token_file):
+        long = np.flatnonzero(lengths > length)
+        documents.append(first + long)
+        further.append((lengths[long] - 1) // length)
+    return np.concatenate(documents), np.concatenate(further)
+
+
+def _document_lengths(token_file: TokenFile) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first document, lengths in tokens), a chunk of documents at a time."""
+    starts, ends = token_file.document_starts, token_file.document_ends
+    for first in range(0, len(starts), CHUNK):
+        yield first, ends[first : first + CHUNK] - starts[first : first + CHUNK]
 
 
 def random_batch(
@@ -152,7 +215,7 @@ def random_batch(
     device: torch.device | str,
     rng: np.random.Generator | int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Crops from random places, for other people's loops (as in nanoGPT's `get_batch`); ours uses `BatchOrder`.
+    """Crops from random positions, for training loops like nanoGPT's (`get_batch`); llamita's uses `BatchOrder`.
 
     Args:
         ids: tokens, an array (also memory-mapped) or a list.

@@ -1,4 +1,4 @@
-"""What every tokenizer can do, and the part that is the same for all of them."""
+"""The interface of all tokenizers, and what they share."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
-        """`encode_iterable` in arrays of `dtype`, of any size, for those who have much to encode."""
+        """`encode_iterable` in arrays of `dtype`, of any size: faster for large texts."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -36,12 +36,12 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of text that an id stands for; b"" for a special token."""
+        """The bytes of text of an id; b"" for a special token."""
         ...
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
-        """int32 (vocab_size,): how many bytes of text each id stands for, 0 for special tokens. For bits per byte."""
+        """int32 (vocab_size,): how many bytes of text each id has, 0 for special tokens. For bits per byte."""
         ...
 
     def to_json(self) -> dict[str, Any]:
@@ -54,22 +54,36 @@ class Tokenizer(Protocol):
         return self.special_tokens.get(END_OF_TEXT)
 
     @property
+    def start_id(self) -> int:
+        """The id before the first token of a document: of `<|endoftext|>`, or of a newline where there is none."""
+        return self.encode("\n")[0] if self.end_id is None else self.end_id
+
+    @cached_property
+    def assigned(self) -> np.ndarray:
+        """bool (vocab_size,): whether a token has the id. Vocabularies from elsewhere may have unused ids."""
+        return np.ones(self.vocab_size, dtype=bool)
+
+    @property
     def dtype(self) -> np.dtype:
-        """What arrays of ids are made of; see `token_dtype`."""
+        """The dtype of arrays of ids; see `token_dtype`."""
         return token_dtype(self.vocab_size)
 
     def encode_array(self, text: str, *, threads: int = 1) -> np.ndarray:
-        """The ids of `text` as an array of `dtype`. threads: how many encode a large text at once, where that helps."""
+        """The ids of `text` as an array of `dtype`. threads: how many encode a large text concurrently."""
         return np.array(self.encode(text), dtype=self.dtype)
 
     def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[np.ndarray]:
-        """`encode_array` of each text. threads: how many texts are encoded at once, where that helps."""
+        """`encode_array` of each text. threads: how many texts are encoded concurrently."""
         return [self.encode_array(text) for text in texts]
 
     def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
-        """The ids of one text that comes as pieces cut anywhere: those of the whole, without holding the whole."""
-        # Chained, since a generator that hands on each id would cost as much as all the rest.
+        """The ids of a text that comes in strings cut anywhere, without holding all of it in memory."""
+        # Chained: a generator that yields each id would cost as much as everything else.
         return chain.from_iterable(block.tolist() for block in self.encode_blocks(strings))
+
+    def encode_document(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
+        """`encode_blocks` of one document, in which `<|endoftext|>` is ordinary text: its end is known already."""
+        return self.encode_blocks(strings)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,11 +116,11 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def plain_ids(ids: Iterable[int]) -> Iterable[int]:
-    """Ids as Python numbers: arrays and tensors hand out their own scalars, which are slow or don't compare."""
+    """Ids as Python numbers: arrays and tensors have scalars of their own, which are slow or don't compare."""
     tolist = getattr(ids, "tolist", None)
     return ids if tolist is None else tolist()
 
 
 def unknown_id(token_id: object, vocab_size: int) -> UserError:
-    """The error for an id that no token has."""
+    """The error for an id out of range."""
     return UserError(f"token id {token_id} is not in the vocabulary; give ids from 0 to {vocab_size - 1}")

@@ -1,8 +1,8 @@
 """Which characters are letters, numbers and whitespace: one pinned table, the same on every machine and Python.
 
-Python's own idea of a letter changes with the version of Unicode it was built with, and so do those of `regex`, of Rust
-and of Oniguruma. Token ids must not. `character_classes.txt` is what tiktoken says, run-length coded;
-`scripts/derive_character_classes.py` tells how it was asked.
+What counts as a letter depends on the version of Unicode that Python was built with, and likewise for `regex`, Rust
+and Oniguruma. Token ids must not. `character_classes.txt` is tiktoken's, run-length encoded;
+`scripts/derive_character_classes.py` derives it.
 """
 
 from functools import cache

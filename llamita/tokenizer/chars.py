@@ -21,11 +21,11 @@ UNKNOWN = "<unk>"
 class CharTokenizer(Tokenizer):
     """Ids: the characters in the order of their code points, then `<unk>`, then `<|endoftext|>`.
 
-    characters: a string or a list of single characters, in any order and with repetitions, so a whole text will do.
+    characters: a string or a list of single characters, in any order and with repetitions, so a complete text will do.
 
-    `<unk>` is the id of every character that isn't in the vocabulary, and decodes to the text "<unk>". It is no special
-    token: the text "<unk>" is five characters. `byte_lengths` counts it as 1 byte, the least it can have been, so that
-    bits per byte never come out too good.
+    `<unk>` is the id of every character that isn't in the vocabulary, and decodes to the text "<unk>". It is not a
+    special token: the text "<unk>" is five characters. `byte_lengths` counts it as 1 byte, the least it can have been,
+    so that bits per byte are never too optimistic.
 
     >>> CharTokenizer("hello").encode("hole?<|endoftext|>")
     [1, 3, 2, 0, 4, 5]
@@ -45,9 +45,14 @@ class CharTokenizer(Tokenizer):
         self._special = SpecialTokens(self.special_tokens)
 
     @classmethod
-    def train(cls, paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]]) -> "CharTokenizer":
-        """The vocabulary is every character of a corpus, given as for `train_bpe`; `<|endoftext|>` doesn't count."""
-        special = SpecialTokens([END_OF_TEXT])
+    def train(
+        cls, paths_or_documents: str | Path | Iterable[str | Path | Iterator[str]], *, allow_special: bool = True
+    ) -> "CharTokenizer":
+        """The vocabulary is every character of a corpus, which is given as for `train_bpe`.
+
+        `<|endoftext|>` in it does not count, unless it is ordinary text: not `allow_special`.
+        """
+        special = SpecialTokens([END_OF_TEXT] if allow_special else [])
         seen: set[str] = set()
         for strings in read_documents(paths_or_documents):
             for text, _ in split_stream(strings, special):
@@ -62,7 +67,14 @@ class CharTokenizer(Tokenizer):
 
     def encode_blocks(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of the text that `strings` make together; only what may begin a special token waits for more."""
-        for text, token in split_stream(strings, self._special):
+        return self._encode_blocks(strings, self._special)
+
+    def encode_document(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
+        """`encode_blocks` of one document, in which `<|endoftext|>` is ordinary text."""
+        return self._encode_blocks(strings, SpecialTokens())
+
+    def _encode_blocks(self, strings: Iterable[str], special: SpecialTokens) -> Iterator[np.ndarray]:
+        for text, token in split_stream(strings, special):
             yield np.fromiter(self._cut_ids(text, token), self.dtype)
 
     def _cut_ids(self, text: str, token: str | None) -> Iterator[int]:

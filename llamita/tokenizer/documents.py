@@ -1,4 +1,4 @@
-"""Where training text comes from: files, or documents in memory."""
+"""The text that tokenizers are trained on: files, or documents in memory."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

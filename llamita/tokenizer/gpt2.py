@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer as OpenAI published it (Radford et al., 2019): fetched once, verified, kept in the cache."""
+"""GPT-2's tokenizer as OpenAI published it (Radford et al., 2019): downloaded once, verified, cached."""
 
 import hashlib
 import http.client

@@ -20,12 +20,12 @@ Content = dict[str, Any]
 def load_tokenizer(path: str | Path, cache: Path | None = None) -> Tokenizer:
     """The tokenizer at `path`: a `tokenizer.json`, a folder with one, or a folder with GPT-2's published files.
 
-    Those are encoder.json and vocab.bpe, or vocab.json and merges.txt. "gpt2" stands for GPT-2's tokenizer itself,
+    Those are encoder.json and vocab.bpe, or vocab.json and merges.txt. "gpt2" is GPT-2's tokenizer itself,
     downloaded once into `cache` (default: $LLAMITA_CACHE, else ~/.cache/llamita); a folder of that name is "./gpt2".
 
     Files of Hugging Face's `tokenizers` are read if they hold byte-level BPE with a known pattern, and give the same
-    ids. What concerns whole texts is not applied: truncation, padding, and the tokens that a post-processor adds around
-    a text, such as a first one.
+    ids. Truncation, padding, and the tokens that a post-processor adds around a text, such as a first one, are not
+    applied.
     Raises UserError, in one line, for a file that is missing, damaged, or of another kind, or whose tokens do not cover
     every byte of text.
     """
@@ -47,7 +47,7 @@ def load_tokenizer(path: str | Path, cache: Path | None = None) -> Tokenizer:
 
 
 def _guarded(read: Callable[..., Tokenizer], file: Path, *others: Path) -> Tokenizer:
-    """`read(file, ...)`, where everything that a damaged file can cause becomes one line that names it."""
+    """`read(file, ...)`, but any error that a damaged file can cause becomes one line that names the file."""
     try:
         tokenizer = read(file, *others)
         _require_all_bytes(tokenizer)
@@ -64,7 +64,7 @@ def _guarded(read: Callable[..., Tokenizer], file: Path, *others: Path) -> Token
 
 
 def _require_all_bytes(tokenizer: Tokenizer) -> None:
-    """Raise `UserError` where some text has no ids: `tokenizers` would leave its bytes out without a word."""
+    """Raise `UserError` where some text has no ids: `tokenizers` would silently drop its bytes."""
     missing = tokenizer.missing_bytes() if isinstance(tokenizer, BPETokenizer) else []
     if missing:
         raise UserError(
@@ -87,14 +87,14 @@ def _bpe(content: Content) -> BPETokenizer:
     model, special = content["model"], _added_tokens(content)
     _refuse_extras(content)
     pattern = _pattern(content.get("pre_tokenizer"))
-    # A special token stands in the vocabulary as it is, not spelled in bytes. Where both look alike, it may be either.
+    # The vocabulary has special tokens as they are, not spelled in bytes. If both look alike, it may be either.
     ordinary = {t: i for t, i in model["vocab"].items() if t not in special or t == spell(t.encode("utf-8"))}
     vocab = {token_id: _bytes_of(token) for token, token_id in ordinary.items()}
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     merges = [(_bytes_of(left), _bytes_of(right)) for left, right in pairs]
     if not model.get("ignore_merges"):
         return BPETokenizer(vocab, merges, special, pattern)
-    # Merges that just follow from the vocabulary stand there because the file must have some: ids are ranks.
+    # If the merges just follow from the vocabulary, they are only there because the file needs some: ids are ranks.
     by_rank = BPETokenizer(vocab, None, special, pattern)
     derived = by_rank.to_json()["model"]["merges"] == [" ".join(pair) for pair in pairs]
     return by_rank if derived else BPETokenizer(vocab, merges, special, pattern, ignore_merges=True)
@@ -105,7 +105,7 @@ def _bytes_of(token: str) -> bytes:
         return unspell(token)
     except KeyError as character:
         raise UserError(
-            f"not byte-level BPE: the token {token[:40]!r} has the character {character}, which stands for no byte; "
+            f"not byte-level BPE: the token {token[:40]!r} has the character {character}, which is no byte; "
             "give a byte-level tokenizer"
         ) from None
 
@@ -121,9 +121,9 @@ def _added_tokens(content: Content) -> dict[str, int]:
 
 
 def _refuse_overlaps(added: list[dict[str, Any]]) -> None:
-    """`tokenizers` looks for the tokens that are not `normalized` first, llamita for all at once.
+    """`tokenizers` looks for the tokens that are not `normalized` first, llamita for all of them together.
 
-    That makes no difference as long as no token of one kind can lie across one of the other.
+    That makes no difference as long as no token of one kind can overlap one of the other.
     """
     for one, other in permutations(added, 2):
         mixed = bool(one.get("normalized")) != bool(other.get("normalized"))
@@ -183,7 +183,7 @@ def _steps(pre_tokenizer: Content) -> list[Content]:
 
 
 def _keeps_matches(how: Mapping[str, Any]) -> bool:
-    """Whether a Split hands on its matches, each as a piece. Nothing lies between those of the known patterns."""
+    """Whether a Split returns its matches, each as a piece. Matches of the known patterns leave no gaps."""
     return how["behavior"] == "Isolated" or (how["behavior"] == "Removed" and how["invert"])
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer of the kind that a person names, made from text."""
+"""Training a tokenizer of a given kind from text."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,15 +21,16 @@ def train_tokenizer(
     pattern: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tokenizer:
-    """A tokenizer of one of the KINDS, with the special token `<|endoftext|>`, which separates documents.
+    """A tokenizer of one of the KINDS, with the special token `<|endoftext|>`, which the text need not hold.
 
-    The arguments are those of `train_bpe`; of characters there are as many as the text has.
+    The arguments are those of `train_bpe`. `char` has as many tokens as the text has characters; `<|endoftext|>` in
+    the text counts as characters, too, since a document may quote it.
     Raises `UserError` for a kind that is not known, and as `train_bpe` does.
     """
     if kind not in KINDS:
         raise UserError(f"tokenizers of the kind {kind!r} are not trained here; choose {' or '.join(KINDS)}")
     if kind == "char":
-        return CharTokenizer.train(paths_or_documents)
+        return CharTokenizer.train(paths_or_documents, allow_special=False)
     special = [END_OF_TEXT]
     vocab, merges = train_bpe(
         paths_or_documents, vocab_size=vocab_size, special_tokens=special, pattern=pattern, progress=progress
@@ -38,7 +39,7 @@ def train_tokenizer(
 
 
 def vocabulary_note(kind: str | None, vocab_size: int, tokenizer: Tokenizer) -> str | None:
-    """What to tell a person whose text has merges for fewer tokens than were asked for; None where it has enough."""
+    """A warning where the text has merges for fewer tokens than were requested; None where it has enough."""
     if kind != "bpe" or tokenizer.vocab_size >= vocab_size:
         return None
     got = f"{tokenizer.vocab_size:,}"

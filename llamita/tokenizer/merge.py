@@ -22,7 +22,7 @@ def merge(piece: bytes, rank: Rank) -> list[bytes]:
 
 
 def merge_short(piece: bytes, rank: Rank) -> list[bytes]:
-    """Looks at every pair for every merge: n² in theory, fastest for words."""
+    """Scans every pair for every merge: O(n²), but fastest for words."""
     parts = [piece[i : i + 1] for i in range(len(piece))]
     ranks = [rank(left, right) for left, right in pairwise(parts)]  # ranks[i] belongs to parts[i], parts[i + 1]
     while ranks and (lowest := min(ranks)) != NEVER:
@@ -37,7 +37,7 @@ def merge_short(piece: bytes, rank: Rank) -> list[bytes]:
 
 
 def merge_long(piece: bytes, rank: Rank) -> list[bytes]:
-    """The same merges with a heap and a linked list: n log n, for 100,000 times the same letter."""
+    """The same merges with a heap and a linked list: O(n log n), for 100,000 equal letters."""
     parts = [piece[i : i + 1] for i in range(len(piece))]  # b"" once joined to the part before
     before, after = list(range(-1, len(parts) - 1)), list(range(1, len(parts) + 1))
     heap: list[tuple[float, int]] = []
@@ -52,7 +52,7 @@ def merge_long(piece: bytes, rank: Rank) -> list[bytes]:
     while heap:
         offered, i = heapq.heappop(heap)
         j = after[i]
-        # An offer is stale if its pair has changed since; whatever replaced it was offered anew.
+        # An offer is stale if its pair has changed since; whatever replaced it has an offer of its own.
         if not parts[i] or j >= len(parts) or rank(parts[i], parts[j]) != offered:
             continue
         parts[i], parts[j] = parts[i] + parts[j], b""

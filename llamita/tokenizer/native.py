@@ -1,7 +1,7 @@
-"""Byte-pair encoding at native speed: the memory that the kernels of `kernels/` work on, and who may use it when.
+"""Byte-pair encoding at native speed: the memory of the kernels in `kernels/`.
 
-`_Shared` is made of a vocabulary once, and only read then. A `_Workspace` is one thread's: its buffers, and the pieces
-that it remembers. An encoder keeps those that nobody uses at the moment, so that threads never wait for one another.
+`_Shared` is made from a vocabulary once, and then only read. A `_Workspace` belongs to one thread: its buffers, and
+the pieces that it has cached. An encoder keeps a list of idle workspaces, so that threads never wait for one another.
 """
 
 from functools import cache
@@ -15,19 +15,19 @@ from llamita.tokenizer.plain import missing_byte
 from llamita.tokenizer.vocabulary import Vocabulary
 
 CHUNK = 1 << 18
-"""Bytes of text that are encoded at once: with their ids they stay in the processor's cache."""
+"""Bytes of text encoded at a time: with their ids, they fit into the CPU cache."""
 PADDING = 16  # bytes after a text, which kernels load but do not use
 END = b"\xff" * PADDING  # these bytes, which end the text for all state machines
 ARENA = 4 << 20  # bytes for longer pieces, besides the tokens
 PATTERNS = {"gpt2": pieces.GPT2, "cl100k": pieces.CL100K, "llama3": pieces.LLAMA3}
 CONSUMED = int(memory.CONSUMED)
-LEFT = slice(int(memory.WORDS_LEFT), int(memory.ARENA_USED) + 1)  # of the table: what is left of WORDS, LONGER, ARENA
+LEFT = slice(int(memory.WORDS_LEFT), int(memory.ARENA_USED) + 1)  # of the table: the space left in WORDS, LONGER, ARENA
 LETTERS = {"d": pieces.D, "e": pieces.E, "l": pieces.L, "m": pieces.M,
            "r": pieces.R, "s": pieces.S, "t": pieces.T, "v": pieces.V}  # fmt: skip
 
 
 class NativeEncoder:
-    """Encodes text without special tokens, and decodes. Threads may share one; a forked process may go on with it."""
+    """Encodes text without special tokens, and decodes. Threads may share one; forked processes may keep using it."""
 
     def __init__(self, vocabulary: Vocabulary):
         for kernel in encoding.ENCODING:
@@ -36,27 +36,25 @@ class NativeEncoder:
         self._idle: list[_Workspace] = []
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of a whole text, uint32."""
+        """The ids of a complete text, uint32."""
         data = memoryview(text.encode("utf-8"))
         with self._workspace() as workspace:
             return workspace.encode(data, final=True)[0]
 
     def encode_settled(self, text: str) -> tuple[np.ndarray, str]:
-        """Of a text that goes on: the ids that nothing which follows can change, uint32; the text that has none yet."""
+        """Of the beginning of a text: the ids that no continuation can change, uint32; the text that has none yet."""
         data = memoryview(text.encode("utf-8"))
         with self._workspace() as workspace:
             ids, consumed = workspace.encode(data, final=False)
         return ids, str(data[consumed:], "utf-8")
 
     def decode(self, ids: np.ndarray) -> bytes:
-        """The bytes of ids, which are not negative. Raises `KeyError`, with the id, for one that no token has."""
+        """The bytes of ids, which are not negative. Raises `KeyError`, with the id, for one out of range."""
         if int(ids.max(initial=0)) >= self._shared.vocab_size:
             raise KeyError(int(ids.max()))
         ids = np.ascontiguousarray(ids, dtype=np.uint32)
         table, given, count = address(self._shared.table), address(ids), len(ids)
         size = encoding.decoded_size(table, given, count)
-        if size < 0:
-            raise KeyError(int(ids[-1 - size]))
         text = np.empty(size + PADDING, dtype=np.uint8)
         encoding.decode(table, given, count, address(text), len(text))
         return text[:size].tobytes()
@@ -66,14 +64,14 @@ class NativeEncoder:
 
 
 class _Lent:
-    """A workspace for the time of a `with` block: one of those that are idle, or a new one."""
+    """A workspace for a `with` block: an idle one, or a new one."""
 
     __slots__ = ("idle", "workspace")
 
     def __init__(self, shared: "_Shared", idle: "list[_Workspace]"):
         self.idle = idle
         try:
-            self.workspace = idle.pop()  # not after a look: another thread may be faster
+            self.workspace = idle.pop()  # not checked first: another thread may take it in between
         except IndexError:
             self.workspace = _Workspace(shared)
 
@@ -85,7 +83,7 @@ class _Lent:
 
 
 class _Shared:
-    """The arrays of a vocabulary, a table that lists them, and what every workspace remembers from the start."""
+    """The arrays of a vocabulary, a table that lists them, and the initial cache of every workspace."""
 
     def __init__(self, vocabulary: Vocabulary):
         self.vocab_size = len(vocabulary.tokens)
@@ -108,11 +106,11 @@ class _Shared:
         self.table[memory.PATTERN] = PATTERNS[vocabulary.pattern]
         self.table[memory.WHOLE] = vocabulary.whole
         self.table[memory.LONGEST_PIECE] = max(LONGEST, lengths.max(initial=0))
-        self.remembered = self._room_to_remember(lengths)
+        self.remembered = self._empty_caches(lengths)
         self._enter(vocabulary, int(lengths.max(initial=0)))
 
-    def _room_to_remember(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
-        """Empty hash tables, which the tokens fill by half at most, and pieces by three quarters."""
+    def _empty_caches(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
+        """Empty hash tables: tokens fill at most half of them, and pieces three quarters."""
         longer = lengths[lengths > WORD_IDS]  # a shorter token is a word
         words, longer_slots = power_of_two(2 * len(lengths)), power_of_two(2 * len(longer))
         self.table[memory.WORDS_LEFT], self.table[memory.LONGER_LEFT] = words * 3 // 4, longer_slots * 3 // 4
@@ -144,10 +142,10 @@ class _Workspace:
         self._address, self._numbers = address(self._table), self._table.data
         self._encode_text = encoding.encode.run
         self._arena_size = self._remembered[memory.ARENA].nbytes
-        self._make_room(CHUNK)
+        self._allocate(CHUNK)
 
     def encode(self, text: memoryview, final: bool) -> tuple[np.ndarray, int]:
-        """The ids of a text in UTF-8, or, if not `final`, of its beginning; and the bytes they stand for."""
+        """The ids of a text in UTF-8, or, if not `final`, of its beginning; and the bytes that were encoded."""
         parts: list[np.ndarray] = []
         start, size = 0, CHUNK
         while True:
@@ -157,13 +155,13 @@ class _Workspace:
             start += consumed
             if end == len(text):
                 return parts[0] if len(parts) == 1 else np.concatenate(parts), start
-            # A piece that has no end yet may have none soon: doubled, it is not scanned again for every chunk.
+            # Doubled while a piece has no end, so that a long one is not scanned again for every chunk.
             size = CHUNK if consumed else 2 * size
 
     def _encode_chunk(self, text: memoryview, final: bool) -> np.ndarray:
         size = len(text)
         if size > self._size:
-            self._make_room(size)
+            self._allocate(size)
         put_text(self._text, text)
         produced = self._encode_text(self._address, size, int(final))
         if self._is_full():
@@ -173,7 +171,7 @@ class _Workspace:
             raise missing_byte(bytes([missing[0] - self._shared.vocab_size]))
         return ids
 
-    def _make_room(self, size: int) -> None:
+    def _allocate(self, size: int) -> None:
         self._size, self._buffers = size, make_buffers(size)
         list_arrays(self._table, self._buffers)
         self._text, self._ids = self._buffers[memory.TEXT].data, self._buffers[memory.IDS]
@@ -183,14 +181,14 @@ class _Workspace:
         return not words_left or not longer_left or self._arena_size - 8 * arena_used < MOST_ARENA
 
     def _forget(self) -> None:
-        """Remember the tokens alone again. That is cheaper than choosing what to drop."""
+        """Reset the caches to the tokens alone. That is cheaper than choosing what to evict."""
         for which, array in self._remembered.items():
             np.copyto(array, self._shared.remembered[which])
         self._table[LEFT] = self._shared.table[LEFT]
 
 
 def make_buffers(size: int) -> dict[int, np.ndarray]:
-    """Room for `size` bytes of text, its ids, and merging it, should it be a single piece."""
+    """Buffers for `size` bytes of text, its ids, and merging it, should it be a single piece."""
     return {
         memory.TEXT: np.empty(size + PADDING, dtype=np.uint8),
         memory.IDS: np.empty(size + WORD_IDS, dtype=np.uint32),
@@ -215,7 +213,7 @@ def list_arrays(table: np.ndarray, arrays: dict[int, np.ndarray]) -> None:
 
 
 def address(array: np.ndarray) -> int:
-    """Where an array lies in memory."""
+    """The address of an array in memory."""
     return array.__array_interface__["data"][0]
 
 
@@ -225,7 +223,7 @@ def power_of_two(least: int) -> int:
 
 
 def character_end(text: memoryview, end: int) -> int:
-    """The first place from `end` on that does not lie within a character of UTF-8."""
+    """The first position from `end` on that is not inside a character of UTF-8."""
     if end >= len(text):
         return len(text)
     while end < len(text) and text[end] & 0xC0 == 0x80:

@@ -24,11 +24,12 @@ from llamita.tokenizer.streaming import independent_blocks
 from llamita.tokenizer.training_rules import MergeRules, Progress
 
 KERNELS = *counting.COUNTING, *learning.LEARNING
-AT_ONCE = 256  # merges between reports
+AT_A_TIME = 256  # merges between reports
 FIRST_ARENA = 1 << 20  # bytes for longer pieces
 SLOTS = 1 << 16  # of each table of pieces, at first
 MOST_FULL = 3  # quarters of them
 RECORDS = 1 << 17  # initial capacity in pairs: all of two bytes, and as many again
+TOKENS = 1 << 15  # initial capacity in tokens
 
 
 def learn(
@@ -53,15 +54,15 @@ def learn(
     while others:
         first.add(others.pop())
     merger = PairMerger(first, rules)
-    more = rules.merges > 0
+    more = merger.most > 0
     while more:
-        more = merger.merge(AT_ONCE)
+        more = merger.merge(AT_A_TIME)
         progress(merger.made, rules.merges)
     return merger.result()
 
 
 def _count_in_threads(blocks: Iterable[str], counters: "list[PieceCounter]") -> None:
-    """Let each counter take the next block whenever it is done with one; kernels run beside one another."""
+    """Let each counter take the next block when it has finished one; kernels run concurrently."""
     waiting: Queue[str | None] = Queue(maxsize=len(counters))
 
     def work(counter: PieceCounter) -> None:
@@ -69,7 +70,7 @@ def _count_in_threads(blocks: Iterable[str], counters: "list[PieceCounter]") -> 
             while (block := waiting.get()) is not None:
                 counter.count(block)
         except BaseException:
-            while waiting.get() is not None:  # else who hands out blocks would wait for ever
+            while waiting.get() is not None:  # else the thread that puts blocks would wait forever
                 pass
             raise
 
@@ -86,7 +87,7 @@ def _count_in_threads(blocks: Iterable[str], counters: "list[PieceCounter]") -> 
 
 
 class PieceCounter:
-    """How often each piece of a text occurs. What it needs grows with the bytes of different pieces."""
+    """How often each piece of a text occurs. Memory grows with the bytes of distinct pieces."""
 
     def __init__(self, pattern: str):
         kinds, pages, blocks = class_tables()
@@ -106,7 +107,7 @@ class PieceCounter:
             }
         )
         self._numbers[memory.WORDS_LEFT] = self._numbers[memory.LONGER_LEFT] = MOST_FULL * SLOTS // 4
-        self._make_room(CHUNK)
+        self._allocate(CHUNK)
 
     def count(self, text: str) -> None:
         """Count the pieces of a text."""
@@ -119,23 +120,23 @@ class PieceCounter:
             start += consumed
             if not fits:
                 self._grow(len(data))
-            else:  # doubled where a piece has no end yet: see `_Workspace.encode`
+            else:  # doubled while a piece has no end: see `_Workspace.encode`
                 size = CHUNK if consumed else 2 * size
 
     def add(self, other: "PieceCounter") -> None:
-        """Count in addition what `other` has counted."""
-        self._make_room(max(self._size, other._size))
+        """Add the counts of `other`."""
+        self._allocate(max(self._size, other._size))
         while not counting.add_pieces(address(self.table), address(other.table)):
             self._grow(0)
 
     def _count_chunk(self, text: memoryview, final: bool) -> int:
         size = len(text)
         if size > self._size:
-            self._make_room(size)
+            self._allocate(size)
         put_text(self._text, text)
         return counting.count_pieces(address(self.table), size, int(final))
 
-    def _make_room(self, size: int) -> None:
+    def _allocate(self, size: int) -> None:
         self._size, text = size, np.empty(size + PADDING, dtype=np.uint8)
         self._text = text.data
         self._use({memory.TEXT: text})
@@ -159,12 +160,20 @@ class PieceCounter:
 
 
 class PairMerger:
-    """Merges the pairs of counted pieces, the most frequent first. Ids: the 256 bytes, then the merges."""
+    """Merges the pairs of counted pieces, the most frequent first. Ids: the 256 bytes, then the merges.
+
+    Memory grows with the pieces and the merges that are made, not with those that were asked for.
+
+        most   the most merges there can be: each makes some piece shorter by a token
+        made   how many there are
+    """
 
     def __init__(self, counter: PieceCounter, rules: MergeRules):
-        """`counter` must not be used any more: its tables are given free."""
-        self._table, self._arrays, self._merges = counter.table, counter.arrays, (merges := rules.merges)
+        """`counter` must not be used afterwards: its tables are freed."""
+        self._table, self._arrays = counter.table, counter.arrays
         self._numbers = numbers = counter.table.data
+        self.most = min(rules.merges, numbers[memory.PIECE_BYTES] - numbers[memory.PIECES])
+        self._capacity = min(256 + self.most, TOKENS)
         cells = numbers[memory.PIECES] + numbers[memory.PIECE_BYTES] + 1
         numbers[memory.BY_BYTES], numbers[memory.LEAST] = rules.tie_break == "bytes", rules.min_frequency
         numbers[memory.TOKENS] = 256
@@ -177,15 +186,15 @@ class PairMerger:
         for which in (memory.WORDS, memory.LONGER, memory.ARENA, memory.TEXT):
             del self._arrays[which]
         self._use({
-            memory.STARTS: np.arange(256 + merges + 1),
-            memory.BYTES: enlarged(np.arange(256, dtype=np.uint8), 8 * (256 + merges)),
+            memory.STARTS: np.arange(self._capacity + 1),
+            memory.BYTES: enlarged(np.arange(256, dtype=np.uint8), 8 * self._capacity),
             memory.POSITIONS: np.zeros(2 * cells, np.uint32),
             memory.RECORDS: np.zeros(RECORDS * learning.RECORD, np.int64),
             memory.LOOKUP: np.full(4 * RECORDS, -1),
             memory.HEAP: np.zeros(RECORDS, np.int64),
             memory.NOTES: np.zeros(RECORDS, np.int64),
-            memory.NEIGHBOURS: np.zeros(4 * (256 + merges), np.int64),
-            memory.MERGES: np.zeros(merges, np.int64),
+            memory.NEIGHBOURS: np.zeros(4 * self._capacity, np.int64),
+            memory.MERGES: np.zeros(self._capacity, np.int64),
         })  # fmt: skip
         learning.count_pairs(address(self._table), cells)
 
@@ -196,15 +205,16 @@ class PairMerger:
 
     def merge(self, most: int) -> bool:
         """Make up to `most` more merges -> whether there may be more after that."""
-        numbers, wanted = self._numbers, min(self._merges, self.made + most)
-        while self.made < wanted:
+        numbers, goal = self._numbers, min(self.most, self.made + most)
+        self._reserve(256 + goal)
+        while self.made < goal:
             numbers[memory.FULL] = -1
-            learning.merge_pairs(address(self._table), wanted - self.made)
+            learning.merge_pairs(address(self._table), goal - self.made)
             if numbers[memory.FULL] >= 0:
                 self._grow(numbers[memory.FULL])
-            elif self.made < wanted:
+            elif self.made < goal:
                 return False
-        return self.made < self._merges
+        return self.made < self.most
 
     def result(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         """The bytes of every id, and the merges."""
@@ -213,8 +223,15 @@ class PairMerger:
         pairs = self._arrays[memory.MERGES][: self.made].tolist()
         return tokens, [(tokens[pair >> 32], tokens[pair & merging.LOW_32]) for pair in pairs]
 
+    def _reserve(self, tokens: int) -> None:
+        """Enlarge what has an entry per token, to hold this many."""
+        if tokens > self._capacity:
+            self._capacity = max(tokens, 2 * self._capacity)
+            entries = {memory.STARTS: 1, memory.NEIGHBOURS: 4, memory.MERGES: 1}
+            self._use({which: enlarged(self._arrays[which], n * self._capacity + 1) for which, n in entries.items()})
+
     def _grow(self, which: int) -> None:
-        """Double what is short, and with the records what lists them."""
+        """Double what is full, and with the records what lists them."""
         array = self._arrays[which]
         self._use({which: enlarged(array, 2 * len(array))})
         if which == memory.RECORDS:

@@ -8,9 +8,9 @@ Merges never cross the border of a piece, so the pattern shapes the vocabulary a
             the end of a text: today's cl100k makes one piece of "\n  ", llama3 two ("\n", "  ").
 
 The published texts (`PUBLISHED`) are for readers that have \p{L}. Python's `re` lacks it, and `regex` means other
-characters by it, so the scanners here are written by hand over the pinned table of character classes: `re` is only
+characters by it, so the scanners here are handwritten, based on the pinned table of character classes: `re` is only
 the engine, every class it sees is spelled out as ranges of code points. That keeps the speed of C in plain Python.
-`re.IGNORECASE` and `\s` are not used, since their meaning belongs to Python.
+`re.IGNORECASE` and `\s` are not used, since their meaning depends on the version of Python.
 """
 
 import re
@@ -29,7 +29,7 @@ PUBLISHED = {
 }
 """The texts as their authors publish them; gpt2 is tiktoken's `r50k_base` before it was rewritten for speed."""
 
-# {L}, {N} and {S} stand for the members of a class, {s}, {d}... for a letter in any case. A possessive `++` never gives
+# {L}, {N} and {S} are the members of a class, {s}, {d}... for a letter in any case. A possessive `++` never gives
 # back what it took, which changes nothing where the next thing can't begin with it, and saves the engine work.
 _WORDS_AND_NUMBERS = r"[^\r\n{L}{N}]?+[{L}]++|[{N}]{{1,3}}+| ?[^{S}{L}{N}]++[\r\n]*+"
 _ANY_CASE_CONTRACTIONS = r"'(?:[{s}{d}{m}{t}]|[{l}][{l}]|[{v}][{e}]|[{r}][{e}])"
@@ -52,7 +52,7 @@ class Scanner:
         self._whitespace = characters("whitespace")
 
     def split(self, text: str) -> list[str]:
-        """The pieces of `text`, a whole text or a whole stretch between special tokens."""
+        """The pieces of `text`, a complete text, or all of the text between two special tokens."""
         return _findall(self.pattern, astral=_ASTRAL.search(text) is not None)(text)
 
     def split_stable(self, text: str) -> tuple[list[str], str]:
@@ -71,7 +71,7 @@ class Scanner:
 
 
 def last_break(text: str, start: int = 0, end: int | None = None) -> int:
-    """The last place between `start` and `end` where every pattern cuts, whatever the rest is; else `start`.
+    """The last position between `start` and `end` where every pattern cuts, whatever the rest is; else `start`.
 
     A word or a number ends before whitespace, and whitespace begins a piece there.
     """

@@ -1,4 +1,4 @@
-"""Encoding in plain Python, to be read, and to say what the compiled kernels must do: pieces, bytes, merges, ids."""
+"""Encoding in plain Python, to read, and as the reference for the kernels: pieces, bytes, merges, ids."""
 
 from collections.abc import Callable, Mapping
 from itertools import chain
@@ -32,16 +32,16 @@ class PlainEncoder:
         self._cache = PieceCache(self._encode_piece)
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of a whole text, uint32."""
+        """The ids of a complete text, uint32."""
         return self._ids_of(self._scanner.split(text))
 
     def encode_settled(self, text: str) -> tuple[np.ndarray, str]:
-        """Of a text that goes on: the ids that nothing which follows can change, uint32; the text that has none yet."""
+        """Of the beginning of a text: the ids that no continuation can change, uint32; the text that has none yet."""
         pieces, rest = self._scanner.split_stable(text)
         return self._ids_of(pieces), rest
 
     def decode(self, ids: np.ndarray) -> bytes:
-        """The bytes of ids. Raises `KeyError`, with the id, for one that no token has."""
+        """The bytes of ids. Raises `KeyError`, with the id, for one out of range."""
         return b"".join(map(self._tokens.__getitem__, ids.tolist()))
 
     def _ids_of(self, pieces: list[str]) -> np.ndarray:
@@ -65,7 +65,7 @@ class PlainEncoder:
 
 
 class PieceCache(dict[str, tuple[int, ...]]):
-    """Piece -> ids, so that a word is merged once. Emptied when full: cheaper than choosing what to drop."""
+    """Piece -> ids, so that a word is merged once. Cleared when full: cheaper than choosing what to evict."""
 
     def __init__(self, encode_piece: Callable[[str], tuple[int, ...]], limit: int = 1 << 17, longest_piece: int = 64):
         self._encode_piece, self._limit, self._longest_piece = encode_piece, limit, longest_piece

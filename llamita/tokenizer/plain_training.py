@@ -1,7 +1,7 @@
-"""Learning merges in plain Python, to be read, and to say what the compiled kernels must do.
+"""Learning merges in plain Python, to read, and as the reference for the kernels.
 
 The text is cut into pieces once, and equal pieces are counted together. Each round then takes the most frequent pair
-from a heap and rewrites only the pieces that hold it: the counts of all pairs stay true without a look at the rest.
+from a heap and rewrites only the pieces that hold it: the counts of all pairs stay correct without touching the rest.
 """
 
 import heapq
@@ -43,7 +43,7 @@ class _Trainer:
         self.tokens = [bytes([value]) for value in range(256)]
         self.merges: list[tuple[bytes, bytes]] = []
         self._order = _greatest_first if rules.tie_break == "bytes" else None
-        self._places = [self._place(token_id) for token_id in range(256)]  # where a token stands among equals
+        self._places = [self._place(token_id) for token_id in range(256)]  # the rank of a token in ties
         self._min_frequency = rules.min_frequency
         self._pieces = [list(piece.encode("utf-8")) for piece in pieces]
         self._frequencies = list(pieces.values())
@@ -77,7 +77,7 @@ class _Trainer:
                 self._holders[pair].add(number)
 
     def _most_frequent(self) -> Pair | None:
-        """The heap's first entry that still tells the truth: a pair is pushed anew whenever its count changes."""
+        """The heap's first entry that is not stale: a pair is pushed again whenever its count changes."""
         while self._heap:
             negative_count, _, _, pair = heapq.heappop(self._heap)
             if self._counts[pair] == -negative_count:
@@ -94,7 +94,7 @@ class _Trainer:
         changed = {other for other, lost in before.items() if lost}
         for other in changed:
             self._counts[other] -= before[other] * frequency
-            # A piece that no longer holds a pair stays listed: looking at it in vain is cheaper than striking it out.
+            # A piece that no longer holds a pair stays listed: visiting it in vain is cheaper than removing it.
             if before[other] < 0:
                 self._holders[other].add(number)
         return changed
@@ -122,5 +122,5 @@ def _join(ids: list[int], pair: Pair, new_id: int) -> list[int]:
 
 
 def _greatest_first(token: bytes) -> str:
-    """A string that sorts in the opposite order, as a heap gives the smallest: bytes mirrored, the end above all."""
+    """A string that sorts in the opposite order, since a heap pops the smallest: bytes mirrored, the end above all."""
     return "".join([chr(255 - byte) for byte in token]) + chr(256)

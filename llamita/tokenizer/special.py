@@ -1,4 +1,4 @@
-"""Special tokens: marks such as `<|endoftext|>` that are one id and never text to be cut or merged."""
+"""Special tokens: markers such as `<|endoftext|>` that are one id, and never cut or merged as text."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -58,7 +58,7 @@ class SpecialTokens:
 
 def _common_beginning(tokens: list[str]) -> str:
     """What all of `tokens` begin with."""
-    first, last = min(tokens, default=""), max(tokens, default="")  # all others lie between them
+    first, last = min(tokens, default=""), max(tokens, default="")  # all others sort between them
     same = (one == other for one, other in zip(first, last, strict=False))
     return first[: sum(takewhile(bool, same))]
 

@@ -1,7 +1,7 @@
-r"""Text that arrives in arbitrary strings, cut so that its ids are those of the whole.
+r"""Text that arrives in arbitrary strings, encoded as if it had come in one.
 
 A string may end inside a special token, a contraction, a run of whitespace or a surrogate pair. So text is held
-back until nothing that follows can change how it is cut: a few characters of ordinary text, at worst one endless piece.
+back until nothing that follows can change how it is cut: a few characters of ordinary text, at worst a single piece.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,10 +23,10 @@ def encode_stream(
     settled: Callable[[str], tuple[Part, str]],
     block: int | None = None,
 ) -> Iterator[tuple[Part, str | None]]:
-    """What the ordinary text between special tokens becomes, with the token after it, if one comes there.
+    """What the ordinary text between special tokens becomes, each with the special token after it, if there is one.
 
-    The text is the one that `strings` make together. `whole` makes something of a stretch of ordinary text, and
-    `settled` of the beginning of one that goes on: it hands back the rest. `block` defaults to `BLOCK`.
+    The text is the concatenation of `strings`. `whole` converts ordinary text that is complete, and `settled`
+    the beginning of ordinary text that continues: it returns what must wait. `block` defaults to `BLOCK`.
     """
     parts: list[str] = []
     size, needed = 0, block or BLOCK
@@ -40,7 +40,7 @@ def encode_stream(
             part, rest = settled(ordinary)
             yield part, None
             rest += held
-            # Waiting until the text has doubled keeps an endless piece from being scanned again for every string.
+            # Doubled, so that a very long piece is not scanned again for every string.
             parts, size, needed = [rest], len(rest), max(block or BLOCK, 2 * len(rest))
     for ordinary, token in special.split("".join(parts)):
         yield whole(ordinary), token
@@ -49,12 +49,12 @@ def encode_stream(
 def cut_stream(
     strings: Iterable[str], scanner: Scanner, special: SpecialTokens, block: int | None = None
 ) -> Iterator[tuple[list[str], str | None]]:
-    """The pieces of the one text that `strings` make together; see `encode_stream`."""
+    """The pieces of the concatenated `strings`; see `encode_stream`."""
     return encode_stream(strings, special, scanner.split, scanner.split_stable, block)
 
 
 def independent_blocks(strings: Iterable[str], special: SpecialTokens) -> Iterator[str]:
-    """The one text that `strings` make together, in blocks whose pieces are those of the whole; no special tokens.
+    """The concatenated `strings` in blocks that can be cut into pieces separately; without special tokens.
 
     A block is about as long as a string, unless a text has no whitespace.
     """
@@ -71,7 +71,7 @@ def independent_blocks(strings: Iterable[str], special: SpecialTokens) -> Iterat
 
 
 def slices_at_breaks(text: str, size: int) -> Iterator[str]:
-    """A text without special tokens in slices of about `size` characters whose pieces are those of the whole."""
+    """A text without special tokens in slices of about `size` characters that can be cut into pieces separately."""
     start, end = 0, size
     while end < len(text):
         if (cut := last_break(text, start, end)) > start:
@@ -82,7 +82,7 @@ def slices_at_breaks(text: str, size: int) -> Iterator[str]:
 
 
 def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tuple[str, str | None]]:
-    """The one text that `strings` make together as (ordinary text, special token after it), else cut anywhere."""
+    """The concatenated `strings` as (ordinary text, special token after it), with further cuts anywhere."""
     held = ""
     for string in repair_stream(strings):
         settled, ordinary, held = special.settle(held + string)
@@ -92,7 +92,7 @@ def split_stream(strings: Iterable[str], special: SpecialTokens) -> Iterator[tup
 
 
 def repair_stream(strings: Iterable[str]) -> Iterator[str]:
-    """`repair` of the one text that `strings` make together: half a surrogate pair waits for the other half."""
+    """`repair` of the concatenated `strings`: half a surrogate pair waits for the other half."""
     held = ""
     for string in strings:
         text, held = held + string, ""

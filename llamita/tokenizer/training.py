@@ -32,25 +32,26 @@ def train_bpe(
 
     paths_or_documents: a single `str` or `Path` is the path of a file. In an iterable, a `Path` is a file, but a
         `str` is a document itself, and an iterator a document in strings cut anywhere. Files are read in blocks.
-    special_tokens: they separate the text they stand in and are never counted.
+    special_tokens: they separate text, and are never counted.
     pattern: "gpt2", "cl100k" or "llama3".
-    tie_break: of equally frequent pairs, "bytes" takes the greatest pair of byte strings, "id" that of the lowest ids.
+    tie_break: of equally frequent pairs, "bytes" takes the greatest pair of byte strings, "id" the one of lowest ids.
     min_frequency: pairs seen less often are not merged.
-    progress: called with (merges so far, merges wanted) now and then.
-    threads: how many count pieces at once.
+    progress: called with (merges so far, merges requested) now and then.
+    threads: how many count pieces concurrently.
     plain: the same merges by plain Python, slowly, which is also what runs where numba cannot be imported.
 
-    Raises UserError for an unreadable file, an unknown option, or no room for the bytes and the special tokens.
+    Raises UserError for an unreadable file, an unknown option, or a vocab_size below that of the bytes and the special
+    tokens.
     """
     special = list(dict.fromkeys(special_tokens))
-    wanted = vocab_size - 256 - len(special)
-    if wanted < 0:
+    merges_requested = vocab_size - 256 - len(special)
+    if merges_requested < 0:
         least = 256 + len(special)
         raise UserError(f"vocab_size {vocab_size} is too small for the bytes and special tokens; give at least {least}")
     if tie_break not in ("bytes", "id"):
         raise UserError(f"tie_break {tie_break!r} is not known; choose bytes or id")
     require_pattern(pattern)
-    rules = MergeRules(wanted, tie_break, max(1, min_frequency))
+    rules = MergeRules(merges_requested, tie_break, max(1, min_frequency))
     documents, report = read_documents(paths_or_documents), progress or (lambda *_: None)
     if plain or not available(*native_training.KERNELS):
         tokens, merges = plain_training.learn(documents, pattern, SpecialTokens(special), rules, report)

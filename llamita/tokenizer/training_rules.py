@@ -1,11 +1,11 @@
-"""What both ways of learning merges are told."""
+"""The options of both implementations of learning merges."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 Progress = Callable[[int, int], None]
-"""Called with (merges so far, merges wanted) now and then."""
+"""Called with (merges so far, merges requested) now and then."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tokens and merges in numbers, as compiled kernels read them: made from the bytes that people read."""
+"""Tokens and merges as numbers, for the kernels."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens and merges, in numbers.
+    """Tokens and merges, as numbers.
 
     pattern       the name of the split pattern
     byte_ids      uint32 (256,): the id of each byte. A byte that is no token has vocab_size + byte, which no token has
-    pairs         int64 (pairs, 2): left << 32 | right, and what it becomes, rank << 32 | id; of equals the first counts
-    tokens        the bytes of each id, b"" where no token has it
-    ordinary      bool (vocab_size,): whether text may become the id as a whole: not special, not another's double
+    pairs         int64 (pairs, 2): left << 32 | right, and what it becomes, rank << 32 | id; of duplicates, the first
+    tokens        the bytes of each id, b"" for unused ids
+    ordinary      bool (vocab_size,): whether text may become the id: not special, no duplicate of another
     whole         whether a piece that is a token is never cut
     """
 
@@ -55,7 +55,7 @@ def number_vocabulary(
 def _pairs_of_merges(
     ranks: Mapping[tuple[bytes, bytes], int], ids: Mapping[bytes, int], numbers: Mapping[bytes, int]
 ) -> Iterator[tuple[int, int]]:
-    """Every merge; one of parts that are neither tokens nor bytes never comes about."""
+    """Every merge; one whose parts are neither tokens nor bytes never applies."""
     for (left, right), rank in ranks.items():
         if left in numbers and right in numbers:
             yield numbers[left] << 32 | numbers[right], rank << 32 | ids[left + right]

@@ -44,15 +44,12 @@ from llamita.tokenizer.kernels.words import (
 
 @Kernel
 def decoded_size(table: int, ids: int, count: int) -> int:
-    """Bytes of the text of `count` uint32 ids below vocab_size; -1 - k where id k is the first that no token has."""
+    """Bytes of the text of `count` uint32 ids below vocab_size; unused ids have none."""
     given, starts = Span(ids, 4 * count), span(table, STARTS)
     size = 0
     for k in range(count):
         token = u32(given, k)
-        length = i64(starts, token + 1) - i64(starts, token)
-        if length == 0:
-            return -1 - k
-        size += length
+        size += i64(starts, token + 1) - i64(starts, token)
     return size
 
 
@@ -75,13 +72,13 @@ def decode(table: int, ids: int, count: int, out: int, out_size: int) -> None:
 
 
 @Kernel
-def enter_tokens(table: int, wanted: int, count: int) -> None:
-    """Fill WORDS and LONGER with the tokens of BYTES whose flag (uint32) in `wanted` is set, as if they were pieces.
+def enter_tokens(table: int, selected: int, count: int) -> None:
+    """Fill WORDS and LONGER with the tokens of BYTES whose flag (uint32) in `selected` is set, as if they were pieces.
 
     Where WHOLE is set, a piece that is a token is its own encoding; else it is merged like all others.
     """
     text, starts, stored = span(table, TEXT), span(table, STARTS), span(table, BYTES)
-    flags, parts, masks = Span(wanted, 4 * count), span(table, PARTS), span(table, MASKS)
+    flags, parts, masks = Span(selected, 4 * count), span(table, PARTS), span(table, MASKS)
     whole = number(table, WHOLE)
     for token in range(count):
         first, size = i64(starts, token), i64(starts, token + 1) - i64(starts, token)
@@ -101,7 +98,7 @@ def enter_tokens(table: int, wanted: int, count: int) -> None:
 
 @Kernel
 def enter_pairs(table: int, offers: int, count: int) -> None:
-    """Fill PAIRS and BYTE_PAIRS from `count` items (left << 32 | right, rank << 32 | id); the first of equals wins."""
+    """Fill PAIRS and BYTE_PAIRS from `count` items (left << 32 | right, rank << 32 | id); of duplicates, the first."""
     pairs, square, given = span(table, PAIRS), span(table, BYTE_PAIRS), Span(offers, 16 * count)
     mask = (pairs.size >> 4) - 1
     for k in range(count):

@@ -64,13 +64,13 @@ def kind(text: Text, i: int) -> int:
 
 
 @helper
-def run(text: Text, i: int, wanted: int) -> int:
-    """The end of the run of characters of class `wanted` that begins at i."""
+def run(text: Text, i: int, target: int) -> int:
+    """The end of the run of characters of class `target` that begins at i."""
     while True:
         found = byte(text.kinds, byte(text.bytes, i))
-        if found == wanted:
+        if found == target:
             i += 1
-        elif found == BEYOND and entry_of(text, i) & 7 == wanted:
+        elif found == BEYOND and entry_of(text, i) & 7 == target:
             i += width(text, i)
         else:
             return i
