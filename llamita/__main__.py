@@ -1,4 +1,4 @@
-"""`python -m llamita`: the command, where no script of that name is on the path."""
+"""`python -m llamita`: the command, if no script of that name is on the path."""
 
 from llamita.cli.main import main
 

@@ -1,8 +1,8 @@
-"""The one exception that stands for a mistake of the person at the keyboard, not of the program."""
+"""The exception for a user's mistake, as opposed to a defect in llamita."""
 
 
 class UserError(Exception):
-    """A person's mistake: the message is one line that names the file, flag or field, what was wrong, what to do.
+    """A user's mistake: one line that names the file, flag or field, what is wrong, and what to do.
 
-    The command line prints the message alone and exits with code 2. Everything else keeps its traceback.
+    The command line prints the message alone and exits with 2. Every other exception keeps its traceback.
     """

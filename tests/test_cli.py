@@ -1,4 +1,4 @@
-"""The command line: help, flags, files, aliases, pipes; and the commands as a person types them."""
+"""The command line: help, flags, files, aliases, pipes; and the commands as users type them."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def test_the_help_of_every_command_exits_0_and_loads_no_torch():
 def test_the_help_of_train_names_every_field(capsys):
     assert command("train", "--help") == 0
     printed = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in printed for name in field_tables())
+    assert all(f"--{name}" in printed for name in field_tables())
 
 
 def test_the_version_is_printed(capsys):
@@ -93,8 +93,8 @@ def test_python_m_llamita_is_the_command(tmp_path):
     ("words", "nearest"),
     [
         (["trian"], '"train"'),
-        (["train", "--hidden_sise", "3"], "--hidden-size"),
-        (["train", "--learning-rat=1"], "--learning-rate"),
+        (["train", "--hidden_sise", "3"], "--hidden_size"),
+        (["train", "--learning-rat=1"], "--learning_rate"),
         (["generate", "--temprature", "1"], "--temperature"),
         (["eval", "--checkpiont", "x"], "--checkpoint"),
         (["tokenizer", "tran"], '"train"'),
@@ -102,7 +102,7 @@ def test_python_m_llamita_is_the_command(tmp_path):
     ],
     ids=str,
 )
-def test_what_is_mistyped_is_told_with_the_nearest_name(capsys, words, nearest):
+def test_an_unknown_name_is_reported_with_the_nearest_one(capsys, words, nearest):
     assert f"Did you mean {nearest}" in refusal(capsys, *words)
 
 
@@ -111,11 +111,11 @@ def test_what_is_mistyped_is_told_with_the_nearest_name(capsys, words, nearest):
     [
         ("[model]\nhidden_sise = 3", "unknown key 'hidden_sise'; did you mean 'hidden_size'?"),
         ("[modle]\nhidden_size = 3", "unknown table 'modle'; did you mean 'model'?"),
-        ("[run]\nhidden_size = 3", "'hidden_size' stands under [run], but belongs under [model]"),
+        ("[run]\nhidden_size = 3", "'hidden_size' is under [run], but belongs under [model]"),
         ("hidden_size = 3", "it belongs under [model]"),
-        ("[model]\nhidden_size = 16.5", "hidden_size is 16.5, but must be of type int"),
-        ("[model]\ntie_embeddings = 'no'", "tie_embeddings is 'no', but must be of type bool"),
-        ("[training]\nmax_steps = true", "max_steps is True, but must be of type int"),
+        ("[model]\nhidden_size = 16.5", "hidden_size is 16.5, but must be a whole number"),
+        ("[model]\ntie_embeddings = 'no'", "tie_embeddings is 'no', but must be true or false"),
+        ("[training]\nmax_steps = true", "max_steps is True, but must be a whole number"),
         ("[data]\ndata = 3", "data is 3, but must be"),
         ("[data]\nwindows = 'strem'", "windows is 'strem', but must be one of 'auto', 'stream', 'document'"),
         ("[model", "not a readable TOML file"),
@@ -124,7 +124,7 @@ def test_what_is_mistyped_is_told_with_the_nearest_name(capsys, words, nearest):
     ids=str,
 )
 @pytest.mark.parametrize("what", ["train", "prepare"])
-def test_a_mistake_in_a_file_is_told_with_file_and_key(tmp_path, capsys, what, toml, message):
+def test_a_mistake_in_a_file_is_reported_with_file_and_key(tmp_path, capsys, what, toml, message):
     (tmp_path / "mine.toml").write_text(toml)
     error = refusal(capsys, what, "--config", "mine.toml")
     assert "mine.toml" in error
@@ -144,7 +144,7 @@ def test_a_switch_is_turned_off_by_its_other_names_too(monkeypatch):
 
 
 @pytest.mark.parametrize("words", [("--world_size", "1.5"), ("--batch-size=2.01",), ("--eval_every", ".5")], ids=str)
-def test_a_fraction_where_a_whole_number_belongs_is_refused_not_rounded(capsys, words):
+def test_a_fraction_for_a_whole_number_is_refused_not_rounded(capsys, words):
     flag = words[0].partition("=")[0]
     assert f"{flag} is {words[-1].rpartition('=')[2]}, but must be a whole number" in refusal(capsys, "train", *words)
 
@@ -191,7 +191,7 @@ log_every = 5
 """
 
 
-def test_a_file_fills_what_flags_leave_open_and_flags_win(monkeypatch, tmp_path):
+def test_a_file_sets_what_flags_do_not_and_flags_override_it(monkeypatch, tmp_path):
     (tmp_path / "mine.toml").write_text(FILE)
     assert configuration(monkeypatch, "--config", "mine.toml") == RunConfig.from_toml("mine.toml")
     flagged = ["--tokenizer", "bpe", "--data", "c.txt", "--lr=0.5", "--tie_embeddings", "--seed", "0"]
@@ -209,7 +209,7 @@ def config_of_a_run(folder: Path, **sizes) -> Path:
     return folder / "config.toml"
 
 
-def test_in_the_config_of_a_run_what_was_derived_follows_the_flags(monkeypatch, tmp_path):
+def test_derived_values_in_the_config_of_a_run_follow_the_flags(monkeypatch, tmp_path):
     words = ["--config", config_of_a_run(tmp_path)]
     assert configuration(monkeypatch, *words).model == ModelConfig(hidden_size=192)
     wider = configuration(monkeypatch, *words, "--hidden_size", "256")
@@ -230,7 +230,7 @@ def test_in_the_config_of_a_run_what_was_derived_follows_the_flags(monkeypatch, 
     ],
     ids=str,
 )
-def test_in_the_config_of_a_run_what_was_asked_for_stays(monkeypatch, tmp_path, asked, kept):
+def test_values_that_were_set_stay_in_the_config_of_a_run(monkeypatch, tmp_path, asked, kept):
     config = configuration(monkeypatch, "--config", config_of_a_run(tmp_path, **asked), "--hidden_size", "256")
     assert config.model == ModelConfig(hidden_size=256, **kept)
 
@@ -284,7 +284,7 @@ def test_what_prepare_made_train_takes(text, cache):
 
 
 @pytest.mark.parametrize("options", [["--tokenizer", "char"], ["--vocab_size", "300"]], ids=str)
-def test_a_tokenizer_trained_encodes_and_decodes_there_and_back(text, capsys, options):
+def test_a_trained_tokenizer_round_trips(text, capsys, options):
     assert command("tokenizer", "train", "--data", text, "--output_dir", "tok", *options) == 0
     assert "tok/tokenizer.json" in capsys.readouterr().out
     assert command("tokenizer", "encode", "the llama ran", "--tokenizer", "tok") == 0
@@ -303,12 +303,12 @@ def test_tokenizer_train_learns_from_all_of_the_text_that_it_is_given(tmp_path, 
     assert len(load_tokenizer("tok").encode(" zebra")) == 1
 
 
-def test_a_kind_of_tokenizer_that_is_not_trained_here_is_named(text):
+def test_an_unknown_kind_of_tokenizer_is_named(text):
     with pytest.raises(llamita.errors.UserError, match="kind 'words' are not trained here; choose bpe or char"):
         train_tokenizer("words", text, vocab_size=300, pattern="gpt2")
 
 
-def test_training_for_epochs_evaluating_and_generating_work_as_a_person_types_them(text, capsys):
+def test_training_for_epochs_evaluating_and_generating_work_as_a_user_types_them(text, capsys):
     """The three commands, with smaller numbers; what is not named is found."""
     small = flags(**{**TINY, "eval_every": 50, "save_every": 50, "sample_every": 50, "max_steps": 0})
     assert command("train", "--data_file", text.name, "--epochs", "2", *small) == 0
@@ -344,18 +344,19 @@ def test_piped_output_has_no_control_characters_and_ends_in_whole_lines(text, tm
     assert not error
 
 
-def test_a_reader_that_has_seen_enough_causes_no_traceback(text, tmp_path):
+def test_a_closed_pipe_causes_no_traceback(text, tmp_path):
     line = " ".join(train_words(text, tmp_path / "run"))
     done = shell(f"llamita {line} | head -1; llamita generate --checkpoint run --max_tokens 2000 | head -c 1", tmp_path)
     assert done.stdout.startswith("run  ")
-    assert done.stderr == "" or "no checkpoint yet" in done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("compiling kernels")]
+    assert said == []  # training has finished, so that there is a checkpoint
 
 
 def test_the_last_lines_say_what_to_try_next(text, tmp_path, capsys):
     assert command(*train_words(text, tmp_path / "run")) == 0
     printed = capsys.readouterr().out
-    assert f"llamita generate --checkpoint {tmp_path / 'run'}" in printed
-    assert f"llamita eval --checkpoint {tmp_path / 'run'}" in printed
+    assert f"llamita generate {tmp_path / 'run'}" in printed
+    assert f"llamita eval {tmp_path / 'run'}" in printed
     assert re.search(r"unigram entropy \d\.\d+ nats/token, validation loss \d\.\d+\n$", printed)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 import subprocess
 import sys
 import typing
@@ -50,7 +51,9 @@ def other_value(name: str, value: object) -> object:
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
                "precision": "fp32", "kernels": "plain", "compile": "on",
                "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
-               "eval_sequences": 9, "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
+               "encoding": "latin-1", "errors": "skip",
+               "eval_sequences": 9, "eval_every": 9, "save_every": 9, "sample_every": "epoch",
+               "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
                "norm_position": "post", "position": "learned", "mlp": "gelu", "rope_scaling_factor": 8.0}  # fmt: skip
     if name in special:
         return special[name]
@@ -88,7 +91,8 @@ def test_what_a_file_leaves_out_has_its_default_and_sizes_are_derived(tmp_path):
 def test_aliases_mean_the_field_that_they_stand_for(tmp_path, alias):
     name = ALIASES[alias]
     if name not in FIELDS:
-        assert name in {f.name for f in dataclasses.fields(llamita.config.GenerationConfig)}  # which has no table
+        generation = {f.name for f in dataclasses.fields(llamita.config.GenerationConfig)}  # which has no table
+        assert name in {*generation, "checkpoint"}
         return
     value = other_value(name, getattr(getattr(RunConfig(), field_tables()[name]), name))
     for key in (alias, alias.replace("_", "-"), name.replace("_", "-")):
@@ -121,24 +125,27 @@ def test_the_facts_that_a_run_wrote_down_are_no_configuration(tmp_path):
         ("[optimizer]\nlearning_rat = 1.0", "{path}: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         ("[modle]\nhidden_size = 8", "{path}: unknown table 'modle'; did you mean 'model'?"),
         ("[model]\nqqqqqqqq = 8", "{path}: unknown key 'qqqqqqqq'"),
-        ("[model]\nseed = 8", "{path}: key 'seed' stands under [model], but belongs under [training]"),
-        ("[optimizer]\nn_layer = 8", "{path}: key 'num_layers' stands under [optimizer], but belongs under [model]"),
-        ("hidden_size = 8", "{path}: key 'hidden_size' stands outside a table: it belongs under [model]"),
-        ("lr = 8", "{path}: key 'lr' stands outside a table: it belongs under [optimizer]"),
-        ("nonsense = 8", "{path}: key 'nonsense' stands outside a table: every key belongs under a table"),
-        ("model = 3", "{path}: key 'model' stands outside a table: every key belongs under a table"),
-        ("[model]\nhidden_size = '8'", "{path}: hidden_size is '8', but must be of type int"),
-        ("[model]\nhidden_size = 8.0", "{path}: hidden_size is 8.0, but must be of type int"),
-        ("[model]\nhidden_size = true", "{path}: hidden_size is True, but must be of type int"),
-        ("[model]\ndropout = true", "{path}: dropout is True, but must be of type float"),
-        ("[model]\ntie_embeddings = 1", "{path}: tie_embeddings is 1, but must be of type bool"),
-        ("[run]\noutput_dir = 1", "{path}: output_dir is 1, but must be of type str"),
+        ("[model]\nseed = 8", "{path}: key 'seed' is under [model], but belongs under [training]"),
+        ("[optimizer]\nn_layer = 8", "{path}: key 'num_layers' is under [optimizer], but belongs under [model]"),
+        ("hidden_size = 8", "{path}: key 'hidden_size' is outside any table: it belongs under [model]"),
+        ("lr = 8", "{path}: key 'lr' is outside any table: it belongs under [optimizer]"),
+        ("nonsense = 8", "{path}: key 'nonsense' is outside any table: put it under a table such as [model]"),
+        ("model = 3", "{path}: key 'model' is outside any table: put it under a table such as [model]"),
+        ("[model]\nhidden_size = '8'", "{path}: hidden_size is '8', but must be a whole number"),
+        ("[model]\nhidden_size = 8.5", "{path}: hidden_size is 8.5, but must be a whole number"),
+        ("[model]\nhidden_size = true", "{path}: hidden_size is True, but must be a whole number"),
+        ("[model]\ndropout = true", "{path}: dropout is True, but must be a number"),
+        ("[model]\ntie_embeddings = 1", "{path}: tie_embeddings is 1, but must be true or false"),
+        ("[run]\noutput_dir = 1", "{path}: output_dir is 1, but must be a string"),
         ("[run]\nprecision = 'fp8'", "{path}: precision is 'fp8', but must be one of 'auto', 'bf16', 'fp16', 'fp32'"),
         (
             "[run]\nsave_every = 'week'",
-            "{path}: save_every is 'week', but must be of type int, or must be one of 'epoch'",
+            "{path}: save_every is 'week', but must be a whole number, or must be one of 'auto', 'epoch'",
         ),
-        ("[run]\neval_every = 1.5", "{path}: eval_every is 1.5, but must be of type int, or must be one of 'epoch'"),
+        (
+            "[run]\neval_every = 1.5",
+            "{path}: eval_every is 1.5, but must be a whole number, or must be one of 'auto', 'epoch'",
+        ),
         ("[data]\nwindows = []", "{path}: windows is [], but must be one of 'auto', 'stream', 'document'"),
         ("[model]\nhidden_size 8", "{path}: not a readable TOML file ("),
         ("[model]\na = 1\na = 2", "{path}: not a readable TOML file ("),
@@ -168,7 +175,7 @@ def test_a_file_that_is_missing_a_folder_or_binary_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"hidden_size": 100, "num_heads": 3}, ["hidden_size 100", "num_heads 3", "evenly"]),
+        ({"hidden_size": 100, "num_heads": 3}, ["hidden_size 100", "num_heads 3", "not divisible"]),
         ({"num_heads": -1}, ["num_heads -1"]),
         ({"hidden_size": 36, "num_heads": 4}, ["head_dim 9", "odd"]),
         ({"head_dim": 7}, ["head_dim 7", "odd"]),
@@ -267,7 +274,7 @@ def test_the_identity_is_what_a_run_learns_and_not_where_or_how_fast():
     assert not {"device", "micro_batch_size", "threads", "log_every", "output_dir", "extend", "data"} & identity.keys()
 
 
-# The house
+# Structure
 
 
 def test_configuration_needs_no_torch():
@@ -313,3 +320,17 @@ def test_heads_that_were_not_given_have_32_elements_wherever_the_width_allows():
 def test_the_default_model_has_a_head_dimension_that_other_programs_take():
     assert ModelConfig().head_dim in (32, 64)
     assert ModelConfig().num_heads % 2 == 0  # so that num_kv_heads may be 1, half of them, or all
+
+
+def test_the_documented_default_learning_rate_is_the_one_that_runs_use():
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `learning_rate` | 0.0 |")]
+    numbers = re.findall(r"([\d.]+) / hidden_size, at most ([\d.]+\d)", row)
+    rates = {"random": numbers[0], "copy": numbers[1]}
+    assert len(numbers) == 2
+    for head_init, (share, most) in rates.items():
+        for width in (32, 128, 160, 200, 512, 4096):
+            config = replace(RunConfig(), hidden_size=width, head_init=head_init)
+            assert config.optimizer.learning_rate == min(float(most), float(share) / width)
+    stories = replace(RunConfig(), head_init="copy").optimizer.learning_rate
+    assert f"({stories:.4f} in the default run)" in row

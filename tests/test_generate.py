@@ -84,17 +84,17 @@ def test_at_the_edges_of_the_draw_no_token_of_probability_zero_comes(temperature
 
 @pytest.mark.parametrize("top_k", [1, 3, 40, 99, 100, 1000])
 @pytest.mark.parametrize("levels", [2, 7, 10_000])
-def test_of_equally_likely_tokens_those_with_the_smaller_ids_are_kept(top_k, levels):
+def test_ties_are_broken_by_the_smaller_id(top_k, levels):
     """With a few levels most tokens are as likely as others; a full sort in plain Python says which are kept."""
     logits = torch.randint(levels, (5, 100), generator=torch.Generator().manual_seed(0)).float() / levels
     for place in (0.0, 0.3137, 0.999999):
         found = sample_logits(logits, temperature=1.0, top_k=top_k, uniform=torch.full((5,), place))
         for row, token in zip(logits.double().softmax(-1).tolist(), found.tolist(), strict=True):
             kept = sorted(range(100), key=lambda id, row=row: (-row[id], id))[:top_k]
-            wanted, total = place * sum(row[id] for id in kept), 0.0
+            requested, total = place * sum(row[id] for id in kept), 0.0
             for id in kept:
                 total += row[id]
-                if total > wanted:
+                if total > requested:
                     break
             assert token == id
 
@@ -110,7 +110,7 @@ def test_without_given_randomness_torchs_generator_draws_the_distribution():
     assert chi_square < 3 * common.sum()  # far beyond the 99.99th percentile for 10 to 30 cells
 
 
-def test_temperature_0_takes_the_likeliest_and_tiny_temperatures_come_to_the_same():
+def test_temperature_0_and_tiny_temperatures_are_greedy():
     logits = drawn_logits()
     assert torch.equal(sample_logits(logits, temperature=0), logits.argmax(dim=-1))
     assert torch.equal(sample_logits(logits, temperature=1e-6), logits.argmax(dim=-1))
@@ -137,7 +137,7 @@ def twins(seed: int = 0, **changes):
 
 
 def written(model, prompts, end_id=None, **options) -> list[list[int]]:
-    """What is written behind each prompt, the end token included."""
+    """The continuation of each prompt, the end token included."""
     steps = list(generate_ids(model, prompts, GenerationConfig(**options), end_id))
     return [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
 
@@ -146,7 +146,7 @@ PROMPTS = [[3], [1, 2, 3, 4, 5, 6, 7, 8, 9], [7, 7], [20, 1, 4, 9]]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
-def test_greedy_decoding_of_prompts_of_different_lengths_at_once_is_hugging_faces(penalty):
+def test_greedy_decoding_of_a_batch_of_different_lengths_is_hugging_faces(penalty):
     ours, theirs = twins()
     actual = written(ours, PROMPTS, max_new_tokens=25, repetition_penalty=penalty, **GREEDY)
     options = {"max_new_tokens": 25, "do_sample": False, "repetition_penalty": penalty, "eos_token_id": None}
@@ -156,7 +156,7 @@ def test_greedy_decoding_of_prompts_of_different_lengths_at_once_is_hugging_face
     assert len({tuple(row) for row in actual}) > 1
 
 
-def test_a_row_ends_at_its_end_token_and_the_others_go_on():
+def test_a_row_ends_at_its_end_token_and_the_others_continue():
     model, _ = twins()
     free = written(model, PROMPTS, max_new_tokens=20, **GREEDY)
     end = free[1][4]
@@ -164,7 +164,7 @@ def test_a_row_ends_at_its_end_token_and_the_others_go_on():
     assert stopped == [row[: row.index(end) + 1] if end in row else row for row in free]
 
 
-def test_it_ends_at_once_when_all_rows_have_ended():
+def test_decoding_stops_when_all_rows_have_ended():
     model, _ = twins()
     first = written(model, [[3]], max_new_tokens=1, **GREEDY)[0][0]
     assert written(model, [[3]], end_id=first, max_new_tokens=20, **GREEDY) == [[first]]
@@ -182,7 +182,7 @@ def test_rows_of_the_same_prompt_draw_differently():
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 8])
-def test_beyond_the_context_it_goes_on_as_if_the_last_half_were_read_anew(context):
+def test_beyond_the_context_decoding_continues_after_a_prefill_of_the_last_half(context):
     model, theirs = twins(max_seq_len=context)
     (actual,) = written(model, [[3, 4, 5]], max_new_tokens=30, **GREEDY)
     row, expected = [3, 4, 5][-context:], []
@@ -302,7 +302,7 @@ def test_what_is_text_is_printed_as_it_is(text):
     assert printable(text) == text
 
 
-def test_what_a_terminal_would_obey_is_not_printed():
+def test_control_characters_are_not_printed():
     assert printable("a\x1b[2Jb\x07\r\x7f\x9b") == "a\ufffd[2Jb" + 4 * "\ufffd"
 
 
@@ -320,7 +320,7 @@ def said(capsys, *words) -> tuple[str, str]:
     return captured.out, captured.err
 
 
-def test_the_command_repeats_the_prompt_and_writes_on_the_same_for_the_same_seed(run, capsys):
+def test_the_command_repeats_the_prompt_and_generates_the_same_for_the_same_seed(run, capsys):
     words = ("the llama", "--checkpoint", run, "--max_new_tokens", "30", "--temperature", "1.2")
     first, again, other = (said(capsys, *words, "--seed", seed)[0] for seed in (1, 1, 2))
     assert first == again != other
@@ -328,10 +328,10 @@ def test_the_command_repeats_the_prompt_and_writes_on_the_same_for_the_same_seed
     assert len(first) > len("the llama\n")
 
 
-def test_a_prompt_longer_than_the_context_is_told_on_stderr_and_goes_on(run, capsys):
+def test_a_prompt_longer_than_the_context_is_noted_on_stderr(run, capsys):
     out, error = said(capsys, "the llama ran to the hill and ate", "--checkpoint", run, "--max_new_tokens", 5)
     assert out.startswith("the llama ran to the hill and ate")
-    assert error == "note: the prompt has 34 tokens, the context 16: only the last 16 are read\n"
+    assert error == "note: the prompt has 34 tokens, the context 16: only the last 16 are used\n"
 
 
 def test_a_character_that_the_model_never_saw_is_refused_and_named(run, capsys):
@@ -344,7 +344,7 @@ def test_the_last_trained_run_is_taken_when_none_is_named(run, tmp_path, monkeyp
     assert said(capsys, "the")[0].startswith("the")
 
 
-def test_a_pipe_that_only_knows_ascii_gets_a_question_mark_for_what_it_does_not_know(tmp_path):
+def test_an_ascii_pipe_gets_a_question_mark_for_other_characters(tmp_path):
     (tmp_path / "text.txt").write_text("é日 " * 500, encoding="utf-8")
     assert command(*train_words(tmp_path / "text.txt", tmp_path / "run")) == 0
     call = "from llamita.cli.main import main; main()"
@@ -353,3 +353,52 @@ def test_a_pipe_that_only_knows_ascii_gets_a_question_mark_for_what_it_does_not_
     done = subprocess.run(words, capture_output=True, env=environment, input="é日 é日 é日".encode())
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"?? ?? ??")
+
+
+TINY_AND_HUGE = [5e-324, 1e-308, 1e-45, 1e-6, 1e6, 1e38, 1e39, 1.7e308]
+
+
+@pytest.mark.parametrize("setting", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", TINY_AND_HUGE)
+@pytest.mark.parametrize("more", [{}, {"top_k": 1}, {"top_p": 1e-308}, {"repetition_penalty": 1e-308}, GREEDY], ids=str)
+def test_extreme_settings_sample_a_token_that_they_allow(setting, value, more):
+    if setting == "top_p" and value > 1:
+        return
+    config = GenerationConfig(**{"max_new_tokens": 30, **more, setting: value})
+    logits = torch.tensor([[3.0, -2.0, 0.0, 50.0, -80.0, 3.4e38, -3.4e38], [0.0] * 7, [-1e-38] * 7, [1e-44] * 7])
+    sampler = Sampler([[0, 3], [1], [2, 2], [5, 6]], 7, config)
+    for _ in range(20):
+        ids = sampler(logits)
+        assert ((ids >= 0) & (ids < 7)).all()
+
+
+def test_the_smallest_temperature_and_top_p_are_greedy_decoding_and_the_largest_temperature_is_uniform():
+    logits = drawn_logits()
+    for options in ({"temperature": 5e-324}, {"temperature": 1e-308}, {"top_p": 5e-324}, {"top_p": 1e-308, "top_k": 3}):
+        assert torch.equal(sample_logits(logits, **{"top_k": 0, **options}), logits.argmax(dim=-1))
+    flat = shares(logits[:2], 3000, temperature=1.7e308, top_k=0)
+    assert (flat - 1 / 30).abs().max() < 1e-3
+
+
+def test_the_smallest_penalty_makes_a_likely_token_that_occurred_certain():
+    sampler = Sampler([[4]], 6, GenerationConfig(repetition_penalty=1e-308, temperature=1.0))
+    assert sampler(torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, -1.0]])).tolist() == [4]
+
+
+@pytest.mark.parametrize("setting", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1e-308"])
+def test_settings_that_are_nan_or_negative_are_refused(run, capsys, setting, value):
+    assert f"{setting} is {float(value)}" in refusal(
+        capsys, "generate", "the", "--checkpoint", run, f"--{setting}", value
+    )
+
+
+@pytest.mark.parametrize("setting", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", ["1e-308", "5e-324", "1"])
+def test_the_command_takes_the_smallest_settings(run, capsys, setting, value):
+    assert said(capsys, "the", "--checkpoint", run, f"--{setting}", value, "--max_tokens", 20)[0].startswith("the")
+
+
+def test_huge_whole_numbers_are_fine_where_they_only_limit(run, capsys):
+    words = ("the", "--checkpoint", run, "--top_k", "1e30", "--seed", "1e30", "--max_tokens", "5")
+    assert said(capsys, *words)[0].startswith("the")

@@ -1,4 +1,4 @@
-"""Presets: shapes as published, told apart from a mistyped name, and under flags and files."""
+"""Presets: the published shapes; unknown names; overridden by flags and files."""
 
 import pytest
 from runs import TINY, cache, command, flags, refusal, rows, text  # noqa: F401  (fixtures)
@@ -63,7 +63,7 @@ def test_gpt2_is_the_other_end_of_the_switches():
 # Precedence: defaults < preset < file < flags
 
 
-def test_a_preset_lies_under_a_file_which_lies_under_flags(monkeypatch, tmp_path):
+def test_flags_override_a_file_which_overrides_a_preset(monkeypatch, tmp_path):
     file = tmp_path / "my.toml"
     file.write_text("[model]\nnum_layers = 3\nmax_seq_len = 64\n[training]\nbatch_size = 8\n")
     words = ["--preset", "tinystories-10m", "--config", str(file), "--max_seq_len", "32"]
@@ -81,7 +81,7 @@ def test_the_order_of_flags_does_not_matter(monkeypatch):
     assert first == second == replace(RunConfig.from_preset("tinystories-15m"), num_layers=3)
 
 
-def test_how_long_is_said_by_whoever_stands_higher(monkeypatch, tmp_path):
+def test_the_higher_level_sets_the_length(monkeypatch, tmp_path):
     file = tmp_path / "my.toml"
     file.write_text("[training]\nepochs = 2.0\n")
     preset = ["--preset", "tinystories-10m"]
@@ -159,7 +159,7 @@ def test_activations_grow_with_the_micro_batch_and_not_with_the_batch():
 
 @pytest.mark.parametrize("switches", [{}, {"norm": "layer", "mlp": "gelu", "bias": True}, {"dropout": 0.1}], ids=str)
 @pytest.mark.parametrize("hardware", [CPU, Hardware("cpu", "bf16", 1)], ids=lambda h: h.precision)
-def test_many_layers_are_told_from_few(switches, hardware, monkeypatch):
+def test_memory_of_many_layers_is_extrapolated_from_few(switches, hardware, monkeypatch):
     config = replace(RunConfig(), num_layers=9, batch_size=2, **switches)
     told = training_memory(config, hardware)
     monkeypatch.setattr("llamita.planning.memory.FEW_LAYERS", (9, 9))
@@ -168,10 +168,10 @@ def test_many_layers_are_told_from_few(switches, hardware, monkeypatch):
     assert told.peak == pytest.approx(counted_out.peak, rel=0.02)
 
 
-def test_many_slices_of_the_head_are_told_from_two(monkeypatch):
+def test_memory_of_many_chunks_of_the_head_is_extrapolated_from_two(monkeypatch):
     config, hardware = replace(RunConfig(), batch_size=41), Hardware("cpu", "bf16", 1)  # 2.6 slices of tokens
     told = training_memory(config, hardware)
-    monkeypatch.setattr("llamita.ops.cpu.cross_entropy.has_no_values", lambda _: False)
+    monkeypatch.setattr("llamita.ops.cpu.cross_entropy.is_fake", lambda _: False)
     assert training_memory(config, hardware) == told
 
 

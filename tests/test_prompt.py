@@ -38,17 +38,11 @@ def read_from(path: str) -> None:
     sys.stdin = open(path, encoding="utf-8")  # noqa: SIM115
 
 
-def read_from_silence(patience: float) -> None:
-    """A pipe that is open for writing, but that nobody writes to."""
+def read_from_someone_slow(pieces: list[bytes], patience: float = 5.0) -> None:
+    """A pipe into which someone writes piece by piece, long after the user was told about the wait."""
     import llamita.cli.generate
 
     llamita.cli.generate.PATIENCE = patience
-    reading, _ = os.pipe()
-    sys.stdin = os.fdopen(reading, "r")
-
-
-def read_from_someone_slow(pieces: list[bytes]) -> None:
-    """A pipe into which someone writes piece by piece."""
     reading, writing = os.pipe()
     sys.stdin = os.fdopen(reading, "r")
 
@@ -112,10 +106,10 @@ def test_an_argument_wins_over_a_pipe(run, tmp_path, capsys):
     assert (tmp_path / "out").read_text() == written(capsys, "the hill")
 
 
-def test_a_pipe_that_stays_silent_is_told_and_a_new_document_begun(run, tmp_path, capsys):
-    assert ended(start(["generate", *GREEDY], tmp_path, read_from_silence, 0.0)) == 0
-    assert (tmp_path / "err").read_text() == "note: nothing came through the pipe: beginning a new document\n"
-    assert (tmp_path / "out").read_text() == written(capsys, "")
+def test_a_pipe_is_read_to_its_end_however_late_it_begins(run, tmp_path, capsys):
+    assert ended(start(["generate", *GREEDY], tmp_path, read_from_someone_slow, [b"the lla", b"ma\n"], 0.0)) == 0
+    assert (tmp_path / "err").read_text() == "note: waiting for the prompt from standard input; Ctrl-C ends\n"
+    assert (tmp_path / "out").read_text() == written(capsys, "the llama")
 
 
 def test_a_prompt_that_comes_in_pieces_is_read_to_its_end(run, tmp_path, capsys):
@@ -128,9 +122,7 @@ def test_a_prompt_that_comes_in_pieces_is_read_to_its_end(run, tmp_path, capsys)
 def test_bytes_in_a_pipe_that_are_no_text_are_refused(run, tmp_path):
     (tmp_path / "piped").write_bytes(b"the \xff llama")
     assert ended(start(["generate", *GREEDY], tmp_path, read_from, str(tmp_path / "piped"))) == 2
-    assert (tmp_path / "err").read_text() == (
-        "llamita: what came through the pipe is not UTF-8 text, at byte 4: convert it\n"
-    )
+    assert (tmp_path / "err").read_text() == ("llamita: standard input is not UTF-8 text, at byte 4: convert it\n")
 
 
 def close_stdin() -> None:

@@ -5,11 +5,11 @@ import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from llamita.cli.flags import FLAT
+from llamita.cli.flags import flat
 from llamita.cli.generate import check_prompt
-from llamita.cli.loading import load_noting_code
+from llamita.cli.loading import load_noting_code, named_run
 from llamita.config import DataConfig, GenerationConfig, RunConfig
 from llamita.errors import UserError
 
@@ -23,29 +23,34 @@ SHOWN = 300  # characters of a copied span
 
 
 def evaluate(
+    run: str | None = None,
+    /,
     *,
     checkpoint: Path | None = None,
     generate: list[str] | None = None,
     sample_count: int = 8,
     plot: bool = False,
-    generation: Annotated[GenerationConfig, FLAT] = GenerationConfig(),  # noqa: B008  (frozen)
     cache_dir: str = DataConfig.cache_dir,
     device: str = "auto",
+    generation: Annotated[GenerationConfig, flat("Sampling, with --generate", 1)] = GenerationConfig(),  # noqa: B008
 ) -> None:
-    """Score a model on the whole validation set of its run: loss, perplexity, bits per byte, distance to the floor.
+    """Evaluate a model on the whole validation set of its run: loss, perplexity, bits per byte, loss floor.
 
     Parameters
     ----------
-    checkpoint: Path
+    run: str
         A run (its best checkpoint), RUN/latest or RUN/step_00000500; default: the newest run in runs/.
+    checkpoint: Path
+        The run, as a flag.
     generate: list[str]
-        Prompts to continue (none: a new document); prints one text of each, measures all: variety, repetition, copying.
+        Prompts to continue (none: a new document). Prints one continuation of each, and measures all of them: variety,
+        repetition, spans copied from the training text.
     sample_count: int
-        With --generate: how many continuations of each prompt.
+        With --generate: continuations per prompt.
     plot: bool
-        Draw the course of the run, and the loss by position in the context, into RUN/plots/.
+        Plot the run, and the loss by position in the context, into RUN/plots/.
     cache_dir: str
-        Where prepared tokens are kept, if not where the run's configuration says.
+        The folder of prepared tokens, if not that of the run's configuration.
     device: str
         auto, cpu, cuda or mps.
     """
@@ -55,12 +60,12 @@ def evaluate(
 
     if sample_count < 1:
         raise UserError(f"--sample_count is {sample_count}, but must be above 0")
-    found, model, tokenizer, config = load_noting_code(checkpoint)
-    prompts = [""] if generate == [] else list(dict.fromkeys(generate or []))  # the same twice would be written twice
+    found, model, tokenizer, config = load_noting_code(named_run(run, checkpoint))
+    prompts = [""] if generate == [] else list(dict.fromkeys(generate or []))  # duplicates would get the same text
     for prompt in prompts:
         check_prompt(prompt, tokenizer, config.model.max_seq_len)
     directory = RunDirectory(found.path.parent)
-    data = _open_data(config, cache_dir, directory.path, directory.facts()["data_fingerprint"])
+    data = _open_data(config, cache_dir, directory.facts())
     hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=config.model)
     model = hardware.apply(model)
     started = time.perf_counter()
@@ -72,28 +77,27 @@ def evaluate(
     if prompts:
         _write_and_measure(model, data, prompts, sample_count, generation)
     if plot:
-        from llamita.evaluate.plots import Pictured, write_plots
+        from llamita.evaluate.plots import PlotData, write_plots
 
-        pictured = Pictured(directory.metrics.rows(), data.floor, losses)
-        for path in write_plots(directory.path / "plots", pictured, directory.path.name):
+        plot_data = PlotData(directory.metrics.rows(), data.floor, losses)
+        for path in write_plots(directory.path / "plots", plot_data, directory.path.name):
             print(f"plot            {path}")
 
 
-def _open_data(config: RunConfig, cache_dir: str, run: Path, fingerprint: str) -> "Dataset":
-    """The data of the run, which must still be what it was trained on."""
+def _open_data(config: RunConfig, cache_dir: str, facts: dict[str, Any]) -> "Dataset":
+    """The data of the run, wherever they are now. A `cache_dir` is relative to here."""
     from llamita.config import replace
-    from llamita.data import open_dataset
+    from llamita.data import reopen_dataset
     from llamita.train import Display
 
+    if cache_dir:
+        config = replace(config, cache_dir=str(Path(cache_dir).resolve()))
     with closing(Display()) as display:
-        data = open_dataset(replace(config, cache_dir=cache_dir) if cache_dir else config, display.progress)
-    if data.fingerprint != fingerprint:
-        raise UserError(f"{run}: the text of this run has changed since ({config.data.data[0]}); restore it")
-    return data
+        return reopen_dataset(config, facts, display.progress)
 
 
 def _score(model: "Llama", data: "Dataset") -> "PositionLosses":
-    """The losses on all validation windows, with a bar meanwhile on a terminal."""
+    """The losses on all validation windows, with a progress bar on a terminal."""
     from llamita.evaluate import evaluate_positions
     from llamita.train import Display
 
@@ -117,14 +121,14 @@ def _print_losses(losses: "PositionLosses", floor: float | None) -> None:
 def _write_and_measure(
     model: "Llama", data: "Dataset", prompts: list[str], count: int, generation: GenerationConfig
 ) -> None:
-    """Print a continuation of each prompt, and the measures over all of them (the prompts themselves left out)."""
+    """Print a continuation of each prompt, and the measures over all of them (without the prompts)."""
     from llamita.evaluate import measure_writing
     from llamita.generate import generate_many, printable
 
     written = {prompt: generate_many(model, data.tokenizer, [prompt] * count, generation) for prompt in prompts}
     for prompt, texts in written.items():
         print(f"\n{printable(prompt + texts[0])}")
-    train_ids = data.prepared.train.ids  # mapped, not read
+    train_ids = data.prepared.train.ids  # memory-mapped, not read
     measured = measure_writing([text for texts in written.values() for text in texts], data.tokenizer, train_ids)
     one, two, three = measured.distinct
     copied = _short(printable(json.dumps(measured.copied_text, ensure_ascii=False)), SHOWN)
@@ -137,7 +141,7 @@ def _write_and_measure(
 
 
 def _print_verdicts(judge: "Judge", written: dict[str, list[str]]) -> None:
-    """How many continuations of each prompt are accepted, prompt included."""
+    """Print how many continuations of each prompt the judge accepts, prompt included."""
     accepted = {prompt: sum(judge.accepts(prompt + text) for text in texts) for prompt, texts in written.items()}
     verdicts = (f"{n} of {len(written[p])} that begin {_short(repr(p), 40)}" for p, n in accepted.items())
     print(f"{judge.name:<15} accepts {', '.join(verdicts)}")

@@ -1,17 +1,23 @@
-"""How flags, files and presets meet: flags win, files, then presets fill what is left, aliases are understood."""
+"""The command line before it is parsed: aliases and values of other trainers; then values from files and presets.
 
-import re
-import sys
+Flags win over files, and files over presets.
+"""
+
+from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
-from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts import App, ArgumentCollection, Group, Parameter
 from cyclopts.config import Dict
 
+from llamita.cli.messages import parts, print_note
 from llamita.config import (
     ALIASES,
     RETIRED,
     RIVALS,
+    SWITCHES,
+    TRUTH,
+    VALUES,
     DataConfig,
     ExecutionConfig,
     ModelConfig,
@@ -20,104 +26,123 @@ from llamita.config import (
     TrainingConfig,
     beneath,
     note_on_retired,
+    own_names,
     settings_asked_for,
+    whole_number,
 )
 from llamita.errors import UserError
 from llamita.presets import preset_path
 
-FRACTION = re.compile(r"[+-]?[\d_]*\.[\d_]*[1-9][\d_]*")  # 30.0 is a whole number
-SWITCH_VALUES = {"true", "false", "yes", "no", "on", "off", "0", "1"}
-STRAY_HINTS = {
-    "train": "texts are named with --data, a TOML file with --config",
-    "prepare": "texts are named with --data, a TOML file with --config",
-    "eval": "a run is named with --checkpoint",
-    "generate": "a prompt of several words stands in quotes, a run is named with --checkpoint",
-}
-FLAT = Parameter(name="*")  # the fields of a table are flags of their own: --hidden_size, not --model.hidden_size
 
-ModelFlags = Annotated[ModelConfig, FLAT]
-DataFlags = Annotated[DataConfig, FLAT]
-OptimizerFlags = Annotated[OptimizerConfig, FLAT]
-TrainingFlags = Annotated[TrainingConfig, FLAT]
-ExecutionFlags = Annotated[ExecutionConfig, FLAT]
+def flat(title: str, place: int) -> Parameter:
+    """Each field of a table is a flag of its own (--hidden_size, not --model.hidden_size), in a group of the help."""
+    return Parameter(name="*", group=Group(title, sort_key=place))
+
+
+FILES = Parameter(group=Group("files: settings for all groups below", sort_key=0))
+ModelFlags = Annotated[ModelConfig, flat("model: architecture", 1)]
+DataFlags = Annotated[DataConfig, flat("data: text and tokenizer", 2)]
+OptimizerFlags = Annotated[OptimizerConfig, flat("optimizer: AdamW and its schedule", 3)]
+TrainingFlags = Annotated[TrainingConfig, flat("training: batch size, length, seed", 4)]
+ExecutionFlags = Annotated[ExecutionConfig, flat("run: device, output, intervals", 5)]
 
 
 def canonical_flags(words: list[str]) -> list[str]:
-    """The command line with aliases replaced: `--block_size 64` -> `--max_seq_len 64`. Words after `--` stay.
+    """The command line in llamita's terms: `--block_size 64` -> `--max_seq_len 64`. Words after `--` stay.
 
-    Flags that are no longer needed are left out, each with its value and with a note.
+    Values are translated, too: `--dtype=float32` -> `--precision=fp32`. Retired flags are left out, with a note.
     """
     end = words.index("--") if "--" in words else len(words)
-    return [_canonical(word) for word in _without_retired(words[:end])] + words[end:]
+    return [*_canonical(words[:end]), *words[end:]]
 
 
-def _without_retired(words: list[str]) -> Iterator[str]:
-    remaining = iter(words)
-    for word in remaining:
-        flag, equals, _ = word.partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        if not (flag.startswith("--") and name in RETIRED):
+def _canonical(words: list[str]) -> Iterator[str]:
+    remaining = deque(words)
+    while remaining:
+        word = remaining.popleft()
+        name, negative, value = parts(word)
+        if name in RETIRED:
+            print_note(note_on_retired(name, "command line"))
+            if value is None and _is_value(remaining):
+                remaining.popleft()
+        elif name in SWITCHES:
+            yield from _settings_of_switch(word, remaining)
+        elif name and (own := ALIASES.get(name, name)) in VALUES:
+            yield from _with_own_value(word, own, remaining)
+        elif name:
+            yield f"--{negative}{ALIASES.get(name, name)}" + ("" if value is None else f"={value}")
+        else:
             yield word
-            continue
-        _print_note(note_on_retired(name, "command line"))
-        if not equals:
-            next(remaining, None)  # its value
 
 
-def _print_note(note: str) -> None:
-    print(f"note: {note}", file=sys.stderr)
+def _is_value(remaining: deque[str]) -> bool:
+    return bool(remaining) and not remaining[0].startswith("--")
 
 
-def _canonical(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    said = flag.removeprefix("--").replace("-", "_")
-    name = said.removeprefix("no_")  # of a switch
-    negative = said.removesuffix(name)
-    return f"--{negative}{ALIASES[name]}{equals}{value}" if flag.startswith("--") and name in ALIASES else word
+def _settings_of_switch(word: str, remaining: deque[str]) -> Iterator[str]:
+    """`--use_amp False` -> `--precision=fp32`: the value may be missing, or follow as a word of its own."""
+    name, negative, value = parts(word)
+    if value is None:
+        value = remaining.popleft() if remaining and remaining[0].lower() in TRUTH else "true"
+    if negative:
+        value = str(not TRUTH.get(value.lower(), True))
+    try:
+        settings = own_names(name, value)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
+    yield from (f"--{setting}={own}" for setting, own in settings.items())
 
 
-def stray_word(stray: str, words: list[str]) -> str:
-    """What to say of a word on the command line that belongs to no flag."""
-    before = words[max(0, words.index(stray) - 1)] if stray in words else ""
-    if before.startswith("--") and stray.lower() in SWITCH_VALUES:
-        name = before.removeprefix("--").removeprefix("no-").removeprefix("no_")
-        return f"{before} takes no value, so {stray!r} is one too many: --{name} is on, --no-{name} off"
-    hint = STRAY_HINTS.get(words[0], f"llamita {words[0]} --help lists them")
-    return f"{stray!r} belongs to no flag: {hint}"
+def _with_own_value(word: str, own: str, remaining: deque[str]) -> Iterator[str]:
+    """`--dtype float32` -> `--precision fp32`, `--compile` -> `--compile=on`; a value that llamita knows stays."""
+    _, negative, value = parts(word)
+    if value is None and not negative and _is_value(remaining):
+        yield from (f"--{own}", own_names(own, remaining.popleft())[own])
+    elif value is None and own == "compile":
+        yield "--compile=off" if negative else "--compile=on"
+    elif value is None:
+        yield f"--{negative}{own}"
+    else:
+        yield f"--{own}={own_names(own, value)[own]}"
 
 
 def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give a flag that is not on the command line its value from the file of --config, or else from the --preset."""
-    _refuse_fractions(arguments)
+    _read_whole_numbers(arguments)
     if path := _named(arguments, "--config"):
-        _fill(settings_asked_for(path, _print_note), path, app, commands, arguments)
+        _fill(settings_asked_for(path, print_note), path, app, commands, arguments)
     if name := _named(arguments, "--preset"):
         _fill(settings_asked_for(preset_path(name)), f"preset {name}", app, commands, arguments)
 
 
-def _refuse_fractions(arguments: ArgumentCollection) -> None:
-    """Raise `UserError` for a whole number that is given as a fraction: cyclopts would round it without a word."""
+def _read_whole_numbers(arguments: ArgumentCollection) -> None:
+    """Rewrite 1e4, 10k and 1_000 in digits. Raises `UserError` for fractions, which cyclopts would round silently."""
     for argument in arguments:
-        whole = int in (argument.hint, *get_args(argument.hint)) and float not in get_args(argument.hint)
-        for token in argument.tokens:
-            if whole and FRACTION.fullmatch(token.value):
-                raise UserError(f"{token.keyword or argument.name} is {token.value}, but must be a whole number")
+        if int in (argument.hint, *get_args(argument.hint)) and float not in get_args(argument.hint):
+            for place, token in enumerate(argument.tokens):
+                try:
+                    number = whole_number(token.value)
+                except ValueError:
+                    name = token.keyword or argument.name
+                    raise UserError(f"{name} is {token.value}, but must be a whole number") from None
+                if number is not None:
+                    argument.tokens[place] = token.evolve(value=str(number))
 
 
 def _named(arguments: ArgumentCollection, flag: str) -> str:
-    """The value of a flag on the command line; empty where it is not there."""
+    """The value of a flag on the command line; empty if it is not there."""
     return next((a.tokens[0].value for a in arguments if flag in a.names and a.tokens), "")
 
 
 def _fill(tables: Tables, source: str, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Give every flag that has no value yet the one that `tables` have."""
-    said = [name for name in RIVALS if _named(arguments, f"--{name.replace('_', '-')}")]
-    flat = {name: value for table in beneath(tables, said).values() for name, value in table.items()}
+    """Give every flag that has no value yet the one from `tables`."""
+    said = [name for name in RIVALS if _named(arguments, f"--{name}")]
+    settings = {name: value for table in beneath(tables, said).values() for name, value in table.items()}
     if commands == ("prepare",):
-        flat.pop("output_dir", None)  # in a file, that is where a run goes
+        settings.pop("output_dir", None)  # in a file, it is the directory of a run
     # Under the command's own name: at the top, cyclopts drops keys that are named as a command is (tokenizer).
-    nested: dict[str, Any] = flat
+    nested: dict[str, Any] = settings
     for command in reversed(commands):
         nested = {command: nested}
-    # Names were checked in reading; a command that has not all the flags takes those it has.
+    # Names were checked in reading; a command that lacks some of the flags ignores their settings.
     Dict(nested, source=source, allow_unknown=True)(app, commands, arguments)

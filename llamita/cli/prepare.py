@@ -12,33 +12,34 @@ def prepare(
     *,
     preset: str = "",
     config: Path | None = None,
-    data: DataFlags = DataConfig(),  # noqa: B008  (frozen)
+    output_dir: Path | None = None,
     vocab_size: int = ModelConfig.vocab_size,
     seed: int = TrainingConfig.seed,
-    output_dir: Path | None = None,
+    data: DataFlags = DataConfig(),  # noqa: B008  (frozen)
 ) -> None:
-    """Tokenize text into files that training maps into memory. `train` does it by itself on first use.
+    """Tokenize text into files that training memory-maps. `train` does this by itself on first use.
 
     Parameters
     ----------
     preset: str
-        A named configuration, of those that `llamita presets` lists. --config and flags win over it.
+        A named configuration: `llamita presets` lists them. --config and flags override it.
     config: Path
         A TOML file, as for `train`.
-    vocab_size: int
-        How large a BPE tokenizer to train.
-    seed: int
-        Of the built-in stories.
     output_dir: Path
         A folder for the token files and their tokenizer, to train on with --data; default: one in the cache.
+    vocab_size: int
+        Size of the BPE tokenizer to train.
+    seed: int
+        Seed of the built-in stories.
     """
     from llamita.data import note_on_documents, note_on_vocabulary, prepare_data
     from llamita.train import Display
 
-    wanted = RunConfig(model=ModelConfig(vocab_size=vocab_size), data=data, training=TrainingConfig(seed=seed))
+    requested = RunConfig(model=ModelConfig(vocab_size=vocab_size), data=data, training=TrainingConfig(seed=seed))
     with closing(Display()) as display:
-        prepared, tokenizer, _ = prepare_data(wanted, display.progress, output_dir)
-    for note in (note_on_vocabulary(wanted, tokenizer), note_on_documents(prepared, tokenizer)):
+        prepared, tokenizer, source = prepare_data(requested, display.progress, output_dir)
+    warnings = note_on_vocabulary(requested, tokenizer), note_on_documents(prepared, tokenizer)
+    for note in (*(source.notes() if source else ()), *warnings):
         if note:
             print(note, file=sys.stderr)
     print(f"source      {prepared.manifest.source}")

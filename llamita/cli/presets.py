@@ -9,16 +9,15 @@ if TYPE_CHECKING:
 COLUMNS = "{:<16} {:>14}   {:>9} {:>9} {:>9} {:>11} {:>9}   {:>11} {:>11}"
 
 EXPLANATION = """
-Memory of training on this machine ({hardware.device}, {hardware.precision}), at the context and the (micro-)batch of
-the preset, without the program itself. The kinds are not all there at once; the peak also has what is there for a
-moment only, and on a CPU an allowance for what glibc's heap keeps (docs/results.md, "Memory"). It is for one process,
-for a vocabulary of the size asked for, with weights, gradients and optimizer in fp32. The cache is that of generation,
-for one token of one sequence in bf16, and beside it what it would be if every query head had a key and value head of
-its own. Train with `llamita train --preset NAME`."""
+Memory of training on this machine ({hardware.device}, {hardware.precision}), with the context and (micro-)batch of
+the preset, for one process, without the program itself. Weights, gradients and optimizer state are fp32. The kinds are
+not all allocated at the same time; the peak includes temporary tensors and, on a CPU, an allowance for glibc's heap
+(docs/results.md, "Memory"). The cache is the KV cache of generation, per token of one sequence in bf16, and beside it
+its size with multi-head attention. Train with `llamita train --preset NAME`."""
 
 
 def presets() -> None:
-    """List the presets for `llamita train --preset NAME`: parameters, memory of training by kind, key-value cache."""
+    """List the presets for `llamita train --preset NAME`: parameters, memory of training by kind, KV cache."""
     from llamita.config import ExecutionConfig, RunConfig
     from llamita.planning import count_parameters
     from llamita.presets import preset_names
@@ -48,7 +47,7 @@ def _row(name: str, parameters: int, config: "RunConfig", hardware: "Hardware") 
 
 
 def _readable(size: float) -> str:
-    """Bytes with the prefix that suits them."""
+    """Bytes in a suitable unit."""
     for unit in ("KiB", "MiB", "GiB"):
         size /= 1024
         if size < 1000:

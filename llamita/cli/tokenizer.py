@@ -6,9 +6,14 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from llamita.cli import examples
 from llamita.config import DataConfig, ModelConfig
 
-app = App(name="tokenizer", help="Train a tokenizer, and look at what it does.")
+app = App(
+    name="tokenizer",
+    help="Train a tokenizer; encode and decode with it.",
+    help_epilogue=examples.TOKENIZER,
+)
 Saved = Annotated[str, Parameter(help="gpt2, or a folder or file of a saved tokenizer; a run directory is one.")]
 
 
@@ -21,8 +26,10 @@ def train(
     vocab_size: int = ModelConfig.vocab_size,
     pattern: Literal["gpt2", "cl100k", "llama3"] = "gpt2",
     text_field: str = DataConfig.text_field,
+    encoding: str = DataConfig.encoding,
+    errors: Literal["strict", "skip", "replace"] = DataConfig.errors,
 ) -> None:
-    """Train a tokenizer on all of the text files, and write its tokenizer.json.
+    """Train a tokenizer on text files, and write its tokenizer.json.
 
     Parameters
     ----------
@@ -31,27 +38,35 @@ def train(
     output_dir: Path
         The folder to write to.
     tokenizer: Literal
-        Byte-level BPE, or one token a character.
+        Byte-level BPE, or one token per character.
     vocab_size: int
-        How many tokens a BPE tokenizer is to have.
+        Size of a BPE vocabulary.
     pattern: Literal
-        How text is split into pieces before merging.
+        How text is split into pieces before merging, for BPE.
     text_field: str
         The field of .jsonl files that holds the text.
+    encoding: str
+        Of text files, such as latin-1; a byte order mark says more.
+    errors: Literal
+        Files that are not text in this encoding: strict refuses and lists them, skip leaves them out, replace reads
+        what is not text as U+FFFD.
     """
-    from llamita.corpus import TextFiles
+    from llamita.corpus import TextFiles, separate_documents
     from llamita.tokenizer import train_tokenizer, vocabulary_note
 
-    text = TextFiles(data, text_field=text_field)
-    made = train_tokenizer(tokenizer, [text.pieces()], vocab_size=vocab_size, pattern=pattern)
-    if note := vocabulary_note(tokenizer, vocab_size, made):
-        print(note, file=sys.stderr)
+    options = DataConfig(text_field=text_field, encoding=encoding, errors=errors)
+    text = TextFiles(data, text_field=options.text_field, encoding=options.encoding, errors=options.errors)
+    documents = separate_documents(text.pieces())
+    made = train_tokenizer(tokenizer, documents, vocab_size=vocab_size, pattern=pattern)
+    for note in (*text.notes(), vocabulary_note(tokenizer, vocab_size, made)):
+        if note:
+            print(note, file=sys.stderr)
     print(f"{made.vocab_size:,} tokens, written to {made.save(output_dir)}")
 
 
 @app.command
 def encode(text: str, *, tokenizer: Saved) -> None:
-    """Print the ids of a text, and the piece of text each stands for."""
+    """Print the ids of a text, and the text of each."""
     from llamita.tokenizer import load_tokenizer
 
     loaded = load_tokenizer(tokenizer)

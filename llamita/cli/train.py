@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from llamita.cli.flags import DataFlags, ExecutionFlags, ModelFlags, OptimizerFlags, TrainingFlags
+from llamita.cli.flags import FILES, DataFlags, ExecutionFlags, ModelFlags, OptimizerFlags, TrainingFlags
 from llamita.config import (
     DataConfig,
     ExecutionConfig,
@@ -14,6 +14,7 @@ from llamita.config import (
     TrainingConfig,
     is_of_a_run,
 )
+from llamita.console import shell_line
 
 if TYPE_CHECKING:
     from llamita.train import RunDirectory
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
 
 def train(
     *,
-    preset: str = "",
-    config: Path | None = None,
+    preset: Annotated[str, FILES] = "",
+    config: Annotated[Path | None, FILES] = None,
     model: ModelFlags = ModelConfig(),  # noqa: B008  (frozen)
     data: DataFlags = DataConfig(),  # noqa: B008
     optimizer: OptimizerFlags = OptimizerConfig(),  # noqa: B008
     training: TrainingFlags = TrainingConfig(),  # noqa: B008
     run: ExecutionFlags = ExecutionConfig(),  # noqa: B008
 ) -> None:
-    """Train a model; without flags, a small Llama on the built-in stories. The same command goes on where it stopped.
+    """Train a model; without flags, a small Llama on the built-in stories. The same command resumes the run.
 
     Parameters
     ----------
     preset: str
-        A named configuration, of those that `llamita presets` lists. --config and flags win over it.
+        A named configuration: `llamita presets` lists them. --config and flags override it.
     config: Path
-        A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags win over it. That of a run
-        repeats the run: what `auto` chose there is chosen again, where model shape and processor are the same.
+        A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags override it. The
+        config.toml of a run repeats that run, with the same choices for `auto` on the same processor.
     """
     from llamita.parallel import is_main_process
     from llamita.train import RunDirectory
@@ -50,13 +51,13 @@ def train(
 
 
 def _conclude(directory: "RunDirectory") -> None:
-    """The last lines: what to try next, and how far the loss is from its floor."""
+    """The last lines: what to try next, and the validation loss next to its floor."""
     facts = directory.facts()
     losses = [row["val_loss"] for row in directory.metrics.rows() if row.get("val_loss") is not None]
     scored = losses[-1] if losses else math.nan
     print("\nTry next:")
-    print(f"  llamita generate --checkpoint {directory.path}")
-    print(f"  llamita eval --checkpoint {directory.path}")
+    print(f"  {shell_line('llamita', 'generate', directory.path)}")
+    print(f"  {shell_line('llamita', 'eval', directory.path)}")
     floor, unigram = facts.get("loss_floor"), facts["unigram_entropy"]
     if floor is None:
         print(f"unigram entropy {unigram:.4f} nats/token, validation loss {scored:.4f}")

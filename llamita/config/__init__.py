@@ -1,23 +1,24 @@
-"""Every setting of llamita: frozen dataclasses, one for each TOML table, read from files and flags, checked once.
+"""Every setting of llamita: one frozen dataclass per TOML table, read from files and flags, validated once.
 
-Nothing here needs torch. Each table has its own module; how a file is read, and its mistakes are told, is in `toml.py`.
+Nothing here needs torch. Each table has its own module; `toml.py` reads files and reports mistakes in them.
 Field names are unique over all tables, so that on the command line each is a flag of its own (`--hidden_size 256`),
-while a file keeps the tables:
+while a file has the tables:
 
     [model]
     hidden_size = 256
 
-Fields are of two kinds. *Identity* fields make a run what it is: with another value it is another experiment, and a
-resume with one is refused. *Execution* fields say how and where it is computed, and may change from one start to the
-next. Every table is identity but `[run]`; `EXECUTION` marks the exceptions inside the others.
+Fields are of two kinds. *Identity* fields define the experiment: another value is another run, and resuming a run with
+one is refused. *Execution* fields define how and where it is computed, and may change when a run is resumed.
+Every table but `[run]` is identity; `EXECUTION` marks the exceptions.
 """
 
-from llamita.config.aliases import ALIASES, RETIRED, note_on_retired
+from llamita.config.aliases import ALIASES, RETIRED, SWITCHES, TRUTH, VALUES, note_on_retired, own_names
 from llamita.config.checks import require_not_negative, require_positive, require_share
 from llamita.config.data import EXECUTION, DataConfig
 from llamita.config.execution import MOST_THREADS, ONE_START, ExecutionConfig, Interval
 from llamita.config.generation import GenerationConfig
 from llamita.config.model import ModelConfig, derived_sizes
+from llamita.config.numbers import whole_number
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
 from llamita.config.run import (
     RIVALS,
@@ -41,6 +42,9 @@ __all__ = [
     "RETIRED",
     "RIVALS",
     "SCHEMA",
+    "SWITCHES",
+    "TRUTH",
+    "VALUES",
     "DataConfig",
     "ExecutionConfig",
     "GenerationConfig",
@@ -57,6 +61,7 @@ __all__ = [
     "field_tables",
     "is_of_a_run",
     "note_on_retired",
+    "own_names",
     "read_toml",
     "replace",
     "require_not_negative",
@@ -64,5 +69,6 @@ __all__ = [
     "require_share",
     "settings_asked_for",
     "unknown_name",
+    "whole_number",
     "write_toml",
 ]

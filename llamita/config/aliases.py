@@ -1,4 +1,9 @@
-"""Other names of settings: those that users of other trainers bring along, and those of earlier versions."""
+"""Names and values of other trainers and of earlier versions, in llamita's own terms."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llamita.errors import UserError
 
 ALIASES = {
     alias: name
@@ -37,6 +42,7 @@ ALIASES = {
         "name": "run_name",
         "output_dir": "checkpoint_dir out_dir save_dir",
         "precision": "dtype mixed_precision",
+        "compile": "torch_compile compile_model use_compile",
         "world_size": "num_processes nproc_per_node num_gpus",
         "threads": "num_threads",
         "micro_batch_size": "micro_batch",
@@ -48,18 +54,64 @@ ALIASES = {
         "max_new_tokens": "max_tokens n_predict max_gen_len",
         "temperature": "temp",
         "repetition_penalty": "repeat_penalty rep_pen",
+        "checkpoint": "checkpoint_path ckpt ckpt_path model_path",
     }.items()
     for alias in aliases.split()
 }
-"""Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own."""
+"""Names that users of other trainers bring along, as flags and as TOML keys -> llamita's own, with the same values."""
+
+VALUES = {
+    "precision": {
+        value: name
+        for name, values in {
+            "fp32": "float32 torch.float32 32 32-true no",
+            "bf16": "bfloat16 torch.bfloat16 bf16-mixed bf16-true",
+            "fp16": "float16 torch.float16 half 16 16-mixed 16-true",
+        }.items()
+        for value in values.split()
+    },
+    "compile": {"true": "on", "false": "off"},
+    "schedule": {"constant_with_warmup": "constant", "wsd": "constant"},
+    "device": {"gpu": "cuda"},
+}
+"""llamita's name of a setting -> values of other trainers, in lower case -> llamita's own."""
+
+SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    **dict.fromkeys(("use_amp", "amp"), ({"precision": "auto"}, {"precision": "fp32"})),
+    "bf16": ({"precision": "bf16"}, {}),
+    "fp16": ({"precision": "fp16"}, {}),
+    **dict.fromkeys(("use_cpu", "no_cuda"), ({"device": "cpu"}, {})),
+    "decay_lr": ({}, {"schedule": "constant", "decay_share": 0.0}),
+    "do_sample": ({}, {"temperature": 0.0}),
+}
+"""Switches of other trainers -> llamita's settings if they are on, and if they are off; none are its defaults."""
+
+TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+"""Words for the value of a switch, in lower case."""
 
 RETIRED = {
     "attention_block": "block sizes follow from the model's shape and the processor",
     "head_block": "block sizes follow from the model's shape and the processor",
 }
-"""Settings of earlier versions that are no longer needed, and why: where a file or a flag has one, it is ignored."""
+"""Settings of earlier versions that are no longer needed, and why: in files and as flags they are ignored."""
+
+
+def own_names(name: str, value: Any) -> Mapping[str, Any]:
+    """A setting under any trainer's name -> the same in llamita's names and values; unknown names stay as they are.
+
+    Raises `UserError` for a switch that is neither on nor off.
+    """
+    if name in SWITCHES:
+        on, off = SWITCHES[name]
+        truth = TRUTH.get(str(value).lower())
+        if truth is None:
+            raise UserError(f"{name} is {value!r}, but must be true or false")
+        return on if truth else off
+    own = ALIASES.get(name, name)
+    known = isinstance(value, str | bool | int) and VALUES.get(own, {}).get(str(value).lower())
+    return {own: known or value}
 
 
 def note_on_retired(name: str, source: str) -> str:
-    """What to say where a person still asks for a retired setting."""
+    """What to tell a user who sets a retired setting."""
     return f"{source}: {name} is ignored, and can be removed: {RETIRED[name]}"

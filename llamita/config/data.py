@@ -1,41 +1,48 @@
-"""The [data] table: what text to learn from."""
+"""The [data] table: the text to train on."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llamita.config.checks import require_not_negative
+from llamita.config.checks import require_encoding, require_not_negative, require_utf8
 
 EXECUTION = {"execution": True}
-"""Field metadata: this field may change between two starts of one run."""
+"""Field metadata: this field may change when a run is resumed."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What text to learn from, and how it becomes windows of token ids.
+    """The text to train on, and how it becomes windows of token ids.
 
-    Identity is what the text and the tokenizer contain, as a hash, not where they lie: hence all the execution fields.
+    Text and tokenizer count by their content, as a hash, not by their path: hence most fields are execution.
     """
 
     data: tuple[str, ...] = field(default=("stories",), metadata=EXECUTION)
-    """Text files, folders of them, patterns such as `a/*.jsonl`, or one prepared folder; or `stories`, the built-in."""
+    """Text files, folders, patterns such as `a/*.jsonl`, or one prepared folder; `stories`: the built-in stories."""
     val_data: tuple[str, ...] = field(default=(), metadata=EXECUTION)
-    """Files to validate on, named as in data, which is then all for training; none: the last tenth of the documents."""
+    """Files to validate on, named as in data; none: the last tenth of the documents of data."""
     text_field: str = field(default="text", metadata=EXECUTION)
     """The field of .jsonl files that holds the text."""
+    encoding: str = field(default="utf-8", metadata=EXECUTION)
+    """Of text files, such as `latin-1` or `cp1252`. UTF-8, UTF-16 and UTF-32 with a byte order mark need no setting."""
+    errors: Literal["strict", "skip", "replace"] = field(default="strict", metadata=EXECUTION)
+    """For files that are not text in this encoding. `strict`: refuse and list them; `skip`: leave them out; `replace`:
+    read what is not text as U+FFFD."""
     documents: Literal["auto", "file", "line"] = field(default="auto", metadata=EXECUTION)
-    """What one document is. auto: a line of .jsonl, else what stands between `<|endoftext|>`, else the file."""
+    """What a document is. auto: a line of .jsonl, else the text between `<|endoftext|>` lines, else the file."""
     max_documents: int = field(default=0, metadata=EXECUTION)
-    """Read only the first so many documents of data; 0: all."""
+    """Read at most this many documents of data; 0: all."""
     max_corpus_tokens: int = field(default=0, metadata=EXECUTION)
-    """Keep only so many tokens, of training and validation in the proportion they have; 0: all."""
+    """Keep at most this many tokens, split between training and validation as before; 0: all."""
     tokenizer: str = field(default="bpe", metadata=EXECUTION)
     """`bpe` (trained on the data), `char`, `gpt2` (downloaded once), or a folder or file of a saved tokenizer."""
     pattern: Literal["gpt2", "cl100k", "llama3"] = field(default="gpt2", metadata=EXECUTION)
-    """How a BPE tokenizer trained here splits text into pieces before it merges."""
+    """How a BPE tokenizer trained here splits text into pieces before merging."""
     windows: Literal["auto", "stream", "document"] = "auto"
-    """`stream`: the token stream cut at the context; `document`: starts at a document. auto: document for stories."""
+    """`stream`: cut the tokens every max_seq_len; `document`: never across documents. auto: document for stories."""
     cache_dir: str = field(default="", metadata=EXECUTION)
-    """Where prepared tokens are kept; empty: $LLAMITA_CACHE, else ~/.cache/llamita."""
+    """Folder for prepared tokens; empty: $LLAMITA_CACHE, else ~/.cache/llamita."""
 
     def __post_init__(self) -> None:
         require_not_negative(self, "max_documents", "max_corpus_tokens")
+        require_utf8(self, "data", "val_data", "tokenizer", "cache_dir")
+        require_encoding(self, "encoding")

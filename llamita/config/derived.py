@@ -1,7 +1,7 @@
-"""Values that are derived from others unless somebody asks for them.
+"""Values that are derived from others unless the user sets them.
 
-In a file, on the command line and in Python, 0 asks for such a value to be derived. What everyone reads is the resolved
-value; which values were derived is remembered beside them, so that they are derived again when others are replaced.
+In a file, on the command line and in Python, 0 means that a value is derived. Readers get the resolved value; the names
+of derived values are stored beside them, so that they are derived again when others are replaced.
 """
 
 import dataclasses
@@ -12,16 +12,16 @@ Table = TypeVar("Table", bound="Derives")
 
 
 class Derives:
-    """A table with derived values. Which they are does not count when two tables are compared.
+    """A table with derived values. Which ones are derived does not matter when two tables are compared.
 
-    It stands in a slot, so that `vars` of a table has its settings only.
+    They are stored in a slot, so that `vars` of a table has its settings only.
     """
 
     __slots__ = ("_derived",)
 
     @property
     def derived(self) -> frozenset[str]:
-        """Names of the fields whose values nobody asked for."""
+        """Names of the fields whose values the user did not set."""
         return getattr(self, "_derived", frozenset())
 
     def __getstate__(self) -> tuple[dict[str, Any], frozenset[str]]:
@@ -41,7 +41,7 @@ def set_derived(table: Derives, values: Mapping[str, Any]) -> None:
 
 
 def with_derived(table: Table, values: Mapping[str, Any]) -> Table:
-    """A copy of `table` with these derived values, checked like values that were asked for."""
+    """A copy of `table` with these derived values, checked like values that the user set."""
     copy = dataclasses.replace(table, **values)  # type: ignore[type-var]  (every table is a dataclass)
     object.__setattr__(copy, "_derived", frozenset(values))
     return copy

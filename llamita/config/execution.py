@@ -1,79 +1,96 @@
-"""The [run] table: how and where a run is computed."""
+"""The [run] table: how and where a run is computed, and its output."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from llamita.config.checks import require_not_negative, require_positive
+from llamita.config.checks import require_not_negative, require_positive, require_utf8
 from llamita.errors import UserError
 
 MOST_THREADS = 1024
+LONGEST_NAME = 200
+"""Bytes of one folder of a run's name: most file systems take 255, and a hash is appended."""
 
 ONE_START = "extend", "new", "allow_changed_code"
-"""Settings that a start has and its run has not: they are not kept in config.toml."""
+"""Settings of a single start: they are not saved in config.toml."""
 
 Interval = int | Literal["epoch"]
-"""How often something is done: after that many steps, or whenever an epoch ends."""
+"""How often something happens: after that many steps, or at the end of every epoch."""
+
+AutoInterval = int | Literal["auto", "epoch"]
+"""The same, or auto: about ten times per run."""
 
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How and where a run is computed, and what it says meanwhile. Every field may change from start to start."""
+    """How and where a run is computed, and its output. Every field may change when a run is resumed."""
 
     name: str = ""
-    """Name of the run in its directory's name; empty: after the data."""
+    """Name of the run, for its directory: runs/<name>-<hash>; empty: named after the data."""
     output_dir: str = ""
-    """The run directory; empty: runs/<name>-<hash of the identity>."""
+    """The run directory; empty: runs/<name>-<hash of the identity settings>."""
     extend: bool = False
-    """Let a run be resumed with a larger max_steps."""
+    """Resume a run with a larger max_steps; needs output_dir."""
     new: bool = False
-    """Where changed code would go on with an old run, begin another, in a numbered directory beside it. Repeated, the
-    same command resumes that one."""
+    """If the code has changed since the run, start another in a numbered directory beside it. The same command resumes
+    that one."""
     allow_changed_code: bool = False
-    """Resume a run although the code that computes it has changed; config.toml notes where."""
+    """Resume a run although the code that computes it has changed; config.toml records at which step."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    """auto, cpu, cuda, cuda:1 or mps. auto: a GPU if there is one."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of the matrix products; weights stay fp32. auto: bf16, else fp16, where a device multiplies them natively."""
+    """Precision of matrix products; weights stay fp32. auto: bf16, else fp16, if the device computes it natively."""
     kernels: Literal["auto", "native", "plain"] = "auto"
-    """native: fused kernels wherever they fit the inputs (bf16 on a CPU, AdamW); plain: `ops/reference.py` everywhere,
-    the formulas of the optimizer included. auto: native, or plain where numba cannot be imported."""
+    """native: fused kernels where they support the inputs (bf16 on a CPU, AdamW); plain: the reference implementations
+    in `ops/reference.py` and of the optimizer. auto: native, or plain if numba cannot be imported."""
     compile: Literal["auto", "on", "off", "graphs"] = "auto"
-    """Whether torch.compile joins the model's steps. auto: where there are no fused kernels, and the run has enough
-    operations to win back the wait, by a nominal speed of the kind of device.
-    graphs: as CUDA graphs, too, for small models on a GPU (not measured yet, so never chosen by auto)."""
+    """torch.compile. auto: on if there are no fused kernels and the run is long enough to win back the compile time;
+    graphs: with CUDA graphs, for small models on a GPU (auto never chooses it)."""
     world_size: int = 0
     """Processes that train together on this machine, each with a GPU or its share of cores; 0: one, or torchrun's."""
     threads: int = 0
-    """CPU threads of each process; 0: its share of those it may use, a pure function of model shape, device and total
-    memory; never of load or timing."""
+    """CPU threads per process; 0: its share of the available cores, by model shape, device and total memory."""
     micro_batch_size: int | Literal["auto"] = 0
-    """Sequences a process computes at once; 0: its share of batch_size. auto: the most that fits into the memory
-    of the machine, by the estimate that `llamita presets` prints."""
+    """Sequences per forward pass of a process; 0: its share of batch_size. auto: as many as fit into memory, by the
+    estimate that `llamita presets` prints."""
     log_every: Interval = 10
     """Steps between lines of metrics.jsonl, or `epoch`."""
-    eval_every: Interval = 500
-    """Steps between evaluations on the validation set, or `epoch`."""
+    eval_every: AutoInterval = "auto"
+    """Steps between evaluations on the validation set, or `epoch`. auto: a tenth of the run."""
     eval_sequences: int | Literal["auto"] = "auto"
-    """Validation windows of each evaluation while training, evenly spread and always the same; 0: all. auto: as many
-    as have 64,000 tokens, or all where the loss is compared with a floor, as that of the built-in stories."""
-    save_every: Interval = 500
-    """Steps between checkpoints, or `epoch`. One is also saved before each evaluation, and the best is always kept."""
+    """Validation windows per evaluation during training, evenly spread, always the same; 0: all. auto: as many as have
+    64,000 tokens, or all if the data has a known loss floor, as the built-in stories do."""
+    save_every: AutoInterval = "auto"
+    """Steps between checkpoints, or `epoch`. auto: a tenth of the run, or 15 minutes if that is sooner. One is also
+    saved before each evaluation, and the best is always kept."""
     keep_last: int = 2
-    """Newest checkpoints that are kept, besides the best; 0: all. With 1, none is left to fall back on."""
-    sample_every: Interval = 500
-    """Steps between samples, or `epoch`; 0: none."""
+    """Number of newest checkpoints to keep, besides the best; 0: all. With 1, there is none to fall back on."""
+    sample_every: AutoInterval = "auto"
+    """Steps between samples, or `epoch`; 0: none. auto: a tenth of the run."""
     sample_count: int = 16
-    """Samples drawn each time (for the built-in stories, the grammar judges all of them)."""
+    """Samples per sampling; one is printed, all go to samples.jsonl (and the grammar judges built-in stories)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "sample_count", *_numbers(self, "log_every", "eval_every", "save_every"))
         require_not_negative(self, "world_size", "threads", "keep_last")
         require_not_negative(self, *_numbers(self, "micro_batch_size", "eval_sequences"))
         require_not_negative(self, *_numbers(self, "sample_every"))
+        require_utf8(self, "name", "output_dir")
+        _check_name(self.name)
         if self.threads > MOST_THREADS:
-            raise UserError(f"threads is {self.threads:,}, but at most {MOST_THREADS:,} are started")
+            raise UserError(f"threads is {self.threads:,}, but must be at most {MOST_THREADS:,}")
 
 
 def _numbers(config: ExecutionConfig, *names: str) -> list[str]:
-    """Those of these settings that are numbers, not `auto` or `epoch`."""
+    """The names whose settings are numbers, not `auto` or `epoch`."""
     return [name for name in names if not isinstance(getattr(config, name), str)]
+
+
+def _check_name(name: str) -> None:
+    """Raise `UserError` unless a directory of this name is inside runs/. Folders, as in a/b, are fine."""
+    path = Path(name)
+    if path.is_absolute() or path.drive or os.pardir in path.parts:
+        raise UserError(f"name is {name!r}, but must stay inside runs/: give the run's path with --output_dir instead")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise UserError(f"name is {name!r}, but may have at most {LONGEST_NAME} bytes: shorten it")

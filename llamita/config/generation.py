@@ -1,4 +1,4 @@
-"""How text is drawn from a model: the settings of `generate`."""
+"""The settings of sampling: flags of `generate`, and of `eval --generate`."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,20 @@ from llamita.errors import UserError
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How text is drawn from a model. Not part of a run's configuration: each call has its own."""
+    """How text is sampled from a model. Not part of the configuration of a run: each call has its own."""
 
     max_new_tokens: int = 200
-    """The most tokens to write; it ends earlier at the end token."""
+    """Maximum number of tokens to generate; generation also stops at the end token."""
     temperature: float = 0.8
-    """Below 1: likelier tokens are preferred; 0: always the likeliest."""
+    """Divides the logits: below 1 is sharper, above 1 flatter; 0: greedy decoding."""
     top_k: int = 50
-    """Draw from the k likeliest tokens only; 0: from all."""
+    """Sample from the k most likely tokens; 0: from all."""
     top_p: float = 1.0
-    """Draw from the fewest tokens that together have this probability."""
+    """Nucleus sampling: sample from the fewest tokens with this total probability; 1: from all."""
     repetition_penalty: float = 1.0
-    """Above 1: tokens that occurred before become less likely."""
+    """Above 1, tokens that occurred before become less likely; 1: off."""
     seed: int = 0
-    """Key of the draws: the same seed writes the same text."""
+    """The same seed generates the same text."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_new_tokens", "top_p", "repetition_penalty")

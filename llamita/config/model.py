@@ -1,4 +1,4 @@
-"""The shape of a model, as settings: the [model] table of the configuration. Nothing here needs torch."""
+"""The [model] table: the architecture. Nothing here needs torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,58 +10,58 @@ from llamita.errors import UserError
 
 @dataclass(frozen=True)
 class ModelConfig(Derives):
-    """The shape of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` where they do not fit.
+    """Architecture of a Llama (Touvron et al., 2023). Sizes in elements; raises `UserError` if they do not fit.
 
-    Sizes given as 0 are derived, and read as what was derived. `llamita.config.replace` derives them again;
+    Sizes given as 0 are derived, and read as the derived value. `llamita.config.replace` derives them again;
     `dataclasses.replace` replaces values and keeps all others, derived ones included.
     """
 
     vocab_size: int = 2048
-    """Number of token ids. For a BPE tokenizer trained here: how large to train it; the model takes what it got."""
+    """Number of token ids: of a BPE tokenizer trained here, at most; the model takes the size of its tokenizer."""
     hidden_size: int = 128
     """Width of the residual stream."""
     intermediate_size: int = 0
-    """Width inside the feed-forward layer; 0: 8/3 of hidden_size, up to a multiple of 16; without gate 4 times it."""
+    """Feed-forward width; 0: 8/3 of hidden_size, rounded up to a multiple of 16; 4 times it for gelu, relu2."""
     num_layers: int = 2
     """Number of blocks."""
     num_heads: int = 0
-    """Number of query heads; 0: hidden_size / 32, or an even number of wider heads where 32 does not divide it."""
+    """Number of query heads; 0: hidden_size / 32, or an even number of wider heads if 32 does not divide it."""
     num_kv_heads: int = 0
-    """Number of key and value heads, a divisor of num_heads: 1 is multi-query; 0: num_heads, plain multi-head."""
+    """Number of key and value heads, a divisor of num_heads; 1: multi-query attention; 0: num_heads (multi-head)."""
     head_dim: int = 0
-    """Width of one head, even where positions are rotary; 0: hidden_size / num_heads."""
+    """Width of one head, an even number with rotary positions; 0: hidden_size / num_heads."""
     max_seq_len: int = 256
-    """Context: the most tokens the model sees at once."""
+    """Context length, in tokens."""
     norm: Literal["rms", "layer", "none"] = "rms"
     """`rms`: RMSNorm, as in Llama; `layer`: LayerNorm, as in GPT-2; `none`."""
     norm_position: Literal["pre", "post"] = "pre"
-    """`pre`: norm what a layer reads; `post`: norm the residual stream behind it (Vaswani et al., 2017)."""
+    """`pre`: normalize the input of each layer; `post`: the residual stream after it (Vaswani et al., 2017)."""
     norm_eps: float = 1e-5
-    """Added to the mean square in RMSNorm, to the variance in LayerNorm."""
+    """Epsilon: added to the mean square in RMSNorm, to the variance in LayerNorm."""
     qk_norm: bool = False
-    """RMSNorm on each head's queries and keys, before they are rotated (Henry et al., 2020; Qwen3)."""
+    """Apply RMSNorm to the queries and keys of each head, before RoPE (Henry et al., 2020; Qwen3)."""
     position: Literal["rope", "learned", "none"] = "rope"
-    """`rope`: rotate queries and keys, as in Llama; `learned`: a vector a position, as in GPT-2; `none`."""
+    """`rope`: rotary embedding, as in Llama; `learned`: a learned vector per position, as in GPT-2; `none`."""
     rope_theta: float = 10000.0
     """Base of the rotary wavelengths (Su et al., 2021)."""
     rope_scaling_factor: float = 1.0
-    """How much longer Llama 3 makes long wavelengths, for contexts beyond those it was trained on; 1: no longer."""
+    """Factor by which Llama 3 lengthens long wavelengths, to extend the context of a trained model; 1: no scaling."""
     rope_low_freq_factor: float = 1.0
     """Wavelengths above rope_original_max_seq_len / this are scaled in full."""
     rope_high_freq_factor: float = 4.0
     """Wavelengths below rope_original_max_seq_len / this are not scaled; those between are, in part."""
     rope_original_max_seq_len: int = 8192
-    """The context that a model with scaled wavelengths was trained on at first."""
+    """Context length before scaling, for rope_scaling_factor."""
     mlp: Literal["swiglu", "gelu", "relu2"] = "swiglu"
-    """The feed-forward layer: gated, as in Llama; GELU in the form of GPT-2; or squared ReLU (So et al., 2021)."""
+    """Feed-forward layer: SwiGLU, as in Llama; GELU (tanh), as in GPT-2; or squared ReLU (So et al., 2021)."""
     bias: bool = False
-    """Add a learned bias in every linear layer (not the head) and in LayerNorm, as in GPT-2."""
+    """Add a learned bias to every linear layer (except the head) and to LayerNorm, as in GPT-2."""
     tie_embeddings: bool = True
-    """Use one matrix for the token embedding and for the output."""
+    """Share one matrix between the token embedding and the output head."""
     dropout: float = 0.0
-    """Share of elements dropped from the embedding and from what each block adds, while training."""
+    """Dropout probability after the embedding, attention and feed-forward layers, in training; 0: off."""
     head_init: Literal["auto", "random", "copy"] = "auto"
-    """How attention heads begin: `random`, or `copy`, handing on what they see. auto: copy for stories, else random."""
+    """Initial attention heads: `random`, or `copy`: they copy what they see. auto: copy for stories, else random."""
 
     def __post_init__(self) -> None:
         self._derive()
@@ -74,7 +74,7 @@ class ModelConfig(Derives):
         set_derived(self, {name: size for name, size in sizes.items() if not getattr(self, name)})
         if self.head_dim is None:
             raise UserError(
-                f"hidden_size {self.hidden_size} cannot be shared evenly by num_heads {self.num_heads}: "
+                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}: "
                 f"choose a divisor of {self.hidden_size}, or set head_dim"
             )
 
@@ -95,13 +95,11 @@ class ModelConfig(Derives):
         require_positive(self, "rope_original_max_seq_len")
         if self.position == "rope" and self.head_dim % 2:
             raise UserError(
-                f"head_dim {self.head_dim} (hidden_size / num_heads) is odd, but rotary positions turn pairs: "
+                f"head_dim {self.head_dim} (hidden_size / num_heads) is odd, but rotary positions rotate pairs: "
                 "choose hidden_size and num_heads so that it is even"
             )
         if self.rope_scaling_factor < 1:
-            raise UserError(
-                f"rope_scaling_factor is {self.rope_scaling_factor}, but must be at least 1, which scales none"
-            )
+            raise UserError(f"rope_scaling_factor is {self.rope_scaling_factor}, but must be at least 1 (no scaling)")
         if self.position != "rope" and self.rope_scaling_factor != 1:
             raise UserError(
                 f"rope_scaling_factor is {self.rope_scaling_factor}, but position is {self.position}, which has no "
@@ -115,7 +113,7 @@ class ModelConfig(Derives):
 
 
 def derived_sizes(hidden_size: int, num_heads: int = 0, mlp: str = "swiglu") -> dict[str, int | None]:
-    """What the sizes of a model are where they are not given; head_dim is None where heads cannot share the width."""
+    """Default sizes of a model; head_dim is None if num_heads does not divide the width."""
     default = _default_heads(hidden_size)
     heads = num_heads or default
     return {
@@ -127,9 +125,9 @@ def derived_sizes(hidden_size: int, num_heads: int = 0, mlp: str = "swiglu") -> 
 
 
 def _default_heads(hidden_size: int) -> int:
-    """Heads of 32 elements, a width that every fused attention kernel supports, where 32 divides the hidden size.
+    """Heads of 32 elements, a width that every fused attention kernel supports, if 32 divides the hidden size.
 
-    Elsewhere the most heads of at least 32 elements that divide it: an even number, which can form groups, or one.
+    Otherwise the most heads of at least 32 elements that divide it: an even number, so that it can form groups, or one.
     """
     if hidden_size % 32 == 0:
         return max(1, hidden_size // 32)

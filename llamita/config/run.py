@@ -1,4 +1,4 @@
-"""Everything that `train` needs to know, in one object: read from tables and files, replaced by flat names."""
+"""The whole configuration of a run: read from tables and files, replaced by flat names."""
 
 import dataclasses
 import warnings
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from llamita.config.aliases import ALIASES
 from llamita.config.data import DataConfig
 from llamita.config.derived import with_derived
 from llamita.config.execution import ExecutionConfig
@@ -20,7 +19,7 @@ from llamita.presets import preset_path
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that `train` needs to know: one table a field."""
+    """The whole configuration of a run: one field per table."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -29,7 +28,7 @@ class RunConfig:
     run: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        """Derive the learning rate where it is not asked for, as soon as it is known how heads begin."""
+        """Derive the learning rate if nobody set it, as soon as `head_init` is known."""
         if self.optimizer.learning_rate and "learning_rate" not in self.optimizer.derived:
             return
         width, head_init = self.model.hidden_size, self.model.head_init
@@ -38,12 +37,12 @@ class RunConfig:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "RunConfig":
-        """The configuration in a TOML file; what it leaves out has its default. Raises `UserError`."""
+        """The configuration in a TOML file, with defaults for the rest. Raises `UserError`."""
         return cls.from_tables(settings_asked_for(path), str(path))
 
     @classmethod
     def from_preset(cls, name: str) -> "RunConfig":
-        """The configuration that `name` stands for (`llamita presets` lists them). Raises `UserError` for others."""
+        """The preset `name` (`llamita presets` lists them). Raises `UserError` if there is none."""
         return cls.from_toml(preset_path(name))
 
     @classmethod
@@ -56,11 +55,11 @@ class RunConfig:
         return dataclasses.asdict(self)
 
     def asked_for(self) -> Tables:
-        """The same without the values that were derived: what constructs an equal configuration."""
+        """The same without derived values: constructs an equal configuration."""
         return _without(self.tables(), self.model.derived | self.optimizer.derived)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that make the run what it is, by flat name."""
+        """The identity fields, by flat name."""
         return {
             f.name: getattr(getattr(self, table.name), f.name)
             for table in fields(self)
@@ -70,16 +69,16 @@ class RunConfig:
         }
 
 
-SCHEMA = Schema(get_type_hints(RunConfig), ALIASES)
-"""What a configuration file may say."""
+SCHEMA = Schema(get_type_hints(RunConfig))
+"""The settings that a configuration file may contain."""
 
 
 def replace(config: RunConfig, **values: Any) -> RunConfig:
     """A copy of `config` with settings replaced by flat names or aliases: `replace(config, n_embd=256, seed=1)`.
 
-    It is what the command line makes of the same names, as flags over the same file: values that nobody asked for
-    (num_heads, num_kv_heads, head_dim, intermediate_size, learning_rate) are derived again, and so is what is replaced
-    by 0; `epochs` takes the place of `max_steps`. Raises `UserError` for unknown names and for values that do not fit.
+    It is what the command line makes of the same names, as flags over the same file: values that nobody set
+    (num_heads, num_kv_heads, head_dim, intermediate_size, learning_rate) are derived again, and so are those replaced
+    by 0; `epochs` replaces `max_steps`. Raises `UserError` for unknown names and for values that do not fit.
     """
     above = SCHEMA.tables_of(values, "configuration")
     below = beneath(config.asked_for(), [name for rows in above.values() for name in rows])
@@ -87,11 +86,11 @@ def replace(config: RunConfig, **values: Any) -> RunConfig:
 
 
 RIVALS = {"epochs": "max_steps", "max_steps": "epochs"}
-"""Settings that say the same in another way: what is asked for above leaves nothing of its rival beneath."""
+"""Settings that express the same thing: setting one on a higher level removes the other from lower levels."""
 
 
 def beneath(tables: Tables, names: Iterable[str]) -> Tables:
-    """What is left of `tables` when settings of these names are laid over them."""
+    """`tables` without what settings of these names, on a higher level, override."""
     covered = {*names}
     return _without(tables, covered | {RIVALS[name] for name in covered & RIVALS.keys()})
 
@@ -106,14 +105,14 @@ def field_tables() -> dict[str, str]:
 
 
 def settings_asked_for(path: str | Path, note: Note = warnings.warn) -> Tables:
-    """The settings that a TOML file asks for, names and types checked. Raises `UserError`, naming file and key.
+    """The settings of a TOML file, names and types checked. Raises `UserError`, naming file and key.
 
-    A setting that is no longer needed is left out, with a `note` where a person wrote it.
+    A retired setting is left out, with a `note` if a user wrote the file.
 
-    The config.toml of a run has a value for every setting, also for those that nobody asked for. So that these follow
-    when others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there that is just
-    what would be derived from the rest counts as derived, and is left out: in place it would be derived again, to the
-    same value. In a file that no run wrote, every value was asked for.
+    The config.toml of a run has a value for every setting, also for those that nobody set. So that these follow when
+    others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there equal to
+    the one derived from the rest counts as derived, and is left out: if nothing is replaced, it is derived again, to
+    the same value. In a file that no run wrote, every value was set by the user.
     """
     tables = read_toml(path)
     written_by_a_run = tables.pop("facts", None) is not None
@@ -122,16 +121,16 @@ def settings_asked_for(path: str | Path, note: Note = warnings.warn) -> Tables:
 
 
 def is_of_a_run(path: str | Path) -> bool:
-    """Whether a run wrote this TOML file: it has [facts]. Raises `UserError` where it cannot be read."""
+    """Whether a run wrote this TOML file: it has [facts]. Raises `UserError` if it cannot be read."""
     return "facts" in read_toml(path)
 
 
 def _say_nothing(_: str) -> None:
-    """The note of a file that a run wrote: nobody asked for what is in it."""
+    """For a file that a run wrote: the user did not write what is in it."""
 
 
 def _without_derived(settings: Tables) -> Tables:
-    """`settings` without the values that would be derived from the others."""
+    """`settings` without the values that equal those derived from the others."""
     model = settings.get("model", {})
     width = model.get("hidden_size", ModelConfig.hidden_size)
     rate = default_learning_rate(width, model.get("head_init", ModelConfig.head_init))

@@ -1,7 +1,7 @@
-"""Settings as TOML files hold them: tables of keys, which are read, checked name by name, and written.
+"""Settings in TOML files: tables of keys, which are read, checked name by name, and written.
 
-What tables there are is said by `run.py`, as a `Schema`; here is how a file becomes settings, and how a mistake
-in one is told. Nothing here needs torch.
+`run.py` defines the tables, as a `Schema`; this module turns a file into settings, and a mistake in one into a message.
+Nothing here needs torch.
 """
 
 import difflib
@@ -16,7 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
-from llamita.config.aliases import RETIRED, note_on_retired
+from llamita.config.aliases import RETIRED, note_on_retired, own_names
+from llamita.config.numbers import is_whole
 from llamita.errors import UserError
 from llamita.files import write_atomically
 
@@ -24,11 +25,13 @@ Tables = dict[str, dict[str, Any]]
 """Table name -> key -> value."""
 
 Note = Callable[[str], object]
-"""What takes a line that a person should read."""
+"""Takes a line that the user should read."""
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """What a TOML file says, unchecked. Raises `UserError` where it cannot be read."""
+    """The content of a TOML file, unchecked. Raises `UserError` if it cannot be read."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -36,34 +39,31 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def write_toml(path: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write tables, complete or not at all. A value of None, which TOML lacks, is left out."""
+    """Write tables atomically. A value of None, which TOML lacks, is left out."""
     given = {table: {key: value for key, value in rows.items() if value is not None} for table, rows in tables.items()}
     write_atomically(path, tomli_w.dumps(given).encode())
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What a file may say: a dataclass for each table, with field names unique over all, and other names of fields."""
+    """The settings that a file may contain: a dataclass per table; field names are unique over all tables."""
 
     classes: Mapping[str, Any]
-    aliases: Mapping[str, str]
 
     def field_tables(self) -> dict[str, str]:
         """Flat field name -> the name of its table."""
         return {f.name: table for table, cls in self.classes.items() for f in fields(cls)}
 
     def checked(self, tables: Mapping[str, Any], source: str, note: Note = warnings.warn) -> Tables:
-        """`tables` with aliases replaced, and without retired settings, each of which is a `note`.
+        """`tables` in llamita's names, each value of its field's type. Retired settings are left out, with a `note`.
 
         Raises `UserError` for names and types that do not exist, naming `source`.
         """
         renamed = {table: self._renamed(rows, source, note) for table, rows in tables.items()}
-        for table, rows in renamed.items():
-            self._check_table(table, rows, source)
-        return renamed
+        return {table: self._checked_table(table, rows, source) for table, rows in renamed.items()}
 
     def construct(self, tables: Mapping[str, Mapping[str, Any]], source: str) -> dict[str, Any]:
-        """Table name -> its dataclass, made of `tables`; what they leave out has its default. Raises `UserError`."""
+        """Table name -> its dataclass, made of `tables` and of defaults. Raises `UserError`."""
         rows = self.checked(tables, source)
         return {table: _construct(cls, rows.get(table, {}), source) for table, cls in self.classes.items()}
 
@@ -77,39 +77,42 @@ class Schema:
         return tables
 
     def _renamed(self, rows: Any, source: str, note: Note) -> Any:
-        """`rows` of one table by llamita's names, without those that are retired; what is no table stays as it is."""
+        """`rows` of one table in llamita's names, without retired ones; anything but a table stays as it is."""
         if not isinstance(rows, Mapping):
             return rows
-        keys: dict[str, str] = {}
-        for key in dict[str, Any](rows):
-            name = self._name(key)
-            if name in RETIRED:
-                note(note_on_retired(name, source))
-            elif name in keys:
-                raise UserError(f"{source}: '{name}' is set twice, as '{keys[name]}' and '{key}': keep one")
-            else:
-                keys[name] = key
-        return {name: rows[key] for name, key in keys.items()}
+        keys, renamed = dict[str, str](), dict[str, Any]()
+        for key, value in dict[str, Any](rows).items():
+            for name, own in self._own_names(key, value, source).items():
+                if name in RETIRED:
+                    note(note_on_retired(name, source))
+                elif name in keys:
+                    raise UserError(f"{source}: '{name}' is set twice, as '{keys[name]}' and '{key}': keep one")
+                else:
+                    keys[name], renamed[name] = key, own
+        return renamed
 
-    def _name(self, key: str) -> str:
-        """llamita's name of a field, as on the command line: `n-layers` and `n_layers` are `num_layers`."""
-        name = key.replace("-", "_")
-        name = self.aliases.get(name, name)
-        return name if name in RETIRED or name in self.field_tables() else key
+    def _own_names(self, key: str, value: Any, source: str) -> Mapping[str, Any]:
+        """As on the command line: `n-layers` and `n_layers` are `num_layers`. Unknown keys stay as they are."""
+        try:
+            names = own_names(key.replace("-", "_"), value)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        known = RETIRED.keys() | self.field_tables().keys()
+        return names if names.keys() <= known else {key: value}
 
-    def _check_table(self, table: str, rows: Any, source: str) -> None:
+    def _checked_table(self, table: str, rows: Any, source: str) -> dict[str, Any]:
         known = self.field_tables()
         if not isinstance(rows, Mapping):
-            place = known.get(self._name(table))
-            hint = f"it belongs under [{place}]" if place else "every key belongs under a table such as [model]"
-            raise UserError(f"{source}: key '{table}' stands outside a table: {hint}")
+            name = next(iter(self._own_names(table, rows, source)), "") if table not in self.classes else ""
+            hint = f"it belongs under [{known[name]}]" if name in known else "put it under a table such as [model]"
+            raise UserError(f"{source}: key '{table}' is outside any table: {hint}")
         if table not in self.classes:
             raise UserError(unknown_name("table", table, self.classes, source))
         hints = get_type_hints(self.classes[table])
-        for key, value in dict[str, Any](rows).items():
+        for key in dict[str, Any](rows):
             if known.get(key) != table:
                 raise UserError(_misplaced(key, table, known, source))
-            _typed(value, hints[key], f"{source}: {key}")
+        return {key: _typed(value, hints[key], f"{source}: {key}") for key, value in dict[str, Any](rows).items()}
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], source: str) -> str:
@@ -120,21 +123,19 @@ def unknown_name(what: str, name: str, known: Iterable[str], source: str) -> str
 
 def _misplaced(key: str, table: str, known: Mapping[str, str], source: str) -> str:
     if key in known:
-        return f"{source}: key {key!r} stands under [{table}], but belongs under [{known[key]}]"
+        return f"{source}: key {key!r} is under [{table}], but belongs under [{known[key]}]"
     return unknown_name("key", key, known, source)
 
 
 def _construct(cls: Any, rows: Mapping[str, Any], source: str) -> Any:
-    hints = get_type_hints(cls)
-    values = {key: _typed(value, hints[key], f"{source}: {key}") for key, value in rows.items()}
     try:
-        return cls(**values)
+        return cls(**rows)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as `hint`, for the few types that configuration uses; raises `UserError`. A path counts as its name."""
+    """`value` as `hint`, for the few types that configuration uses; raises `UserError`. A path becomes its name."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if get_origin(hint) is Literal:
@@ -144,15 +145,22 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         return _one_of(value, get_args(hint), where)
     if get_origin(hint) is tuple:
-        names = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(name, str | os.PathLike) for name in names):
-            raise UserError(f"{where} is {value!r}, but must be a name, or a list of names")
-        return tuple(os.fspath(name) for name in names)
+        return _names(value, where)
     if hint is float and type(value) is int:
         return float(value)
+    if hint is int and type(value) is float and is_whole(value):  # 1e4
+        return int(value)
     if type(value) is not hint:
-        raise UserError(f"{where} is {value!r}, but must be of type {hint.__name__}")
+        raise UserError(f"{where} is {value!r}, but must be {KINDS[hint]}")
     return value
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    """A name, or a list of names."""
+    names = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(name, str | os.PathLike) for name in names):
+        raise UserError(f"{where} is {value!r}, but must be a name, or a list of names")
+    return tuple(os.fspath(name) for name in names)
 
 
 def _one_of(value: Any, hints: tuple[Any, ...], where: str) -> Any:

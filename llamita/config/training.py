@@ -1,27 +1,27 @@
-"""The [training] table: how much is learned from, in which order."""
+"""The [training] table: batch size, length and seed."""
 
 from dataclasses import dataclass
 
 from llamita.config.checks import require_not_negative, require_positive
 from llamita.errors import UserError
 
-MOST_STEPS = 10**9  # more is a slip of the pen, and far from what the order of batches can count
+MOST_STEPS = 10**9  # more is a typo
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How much is learned from, in which order. One update sees batch_size x grad_accum_steps sequences."""
+    """Batch size, length and seed. One update trains on batch_size x grad_accum_steps sequences."""
 
     seed: int = 0
-    """Key of every random draw: initial weights, data order, dropout, samples, and the built-in stories."""
+    """Seed of initial weights, data order, dropout, samples, and the built-in stories."""
     batch_size: int = 16
-    """Sequences in one batch, over all processes together."""
+    """Sequences per batch, over all processes together."""
     grad_accum_steps: int = 1
-    """Batches whose gradients are summed for one update."""
+    """Gradient accumulation: batches per update."""
     max_steps: int = 0
     """Updates in the whole run; 0: from epochs, or 2,000 where that is 0 too."""
     epochs: float = 0.0
-    """Passes over the data, instead of max_steps."""
+    """Passes over the data, instead of max_steps; 0: max_steps decides."""
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "grad_accum_steps")
@@ -29,9 +29,9 @@ class TrainingConfig:
         if max(self.max_steps, self.epochs) > MOST_STEPS:
             raise UserError(f"a run has at most {MOST_STEPS:,} steps: lower --max_steps or --epochs")
         if self.max_steps and self.epochs:
-            raise UserError(f"max_steps {self.max_steps} and epochs {self.epochs} both say how long: give one of them")
+            raise UserError(f"max_steps {self.max_steps} and epochs {self.epochs} both set the length: give one")
 
     @property
     def sequences_per_update(self) -> int:
-        """Sequences that one optimizer step learns from."""
+        """Sequences per optimizer step."""
         return self.batch_size * self.grad_accum_steps

@@ -1,4 +1,4 @@
-"""The decoding engine: many sequences at once, one to a slot of the cache; each key and value is computed once.
+"""The decoding engine: a batch of sequences, one per slot of the KV cache.
 
 prompts ─ prefill ─ logits ─ sampler ─ ids ─ decode step ─ logits ─ sampler ─ ids ─ …
 """
@@ -13,23 +13,27 @@ from llamita.errors import UserError
 from llamita.generate.sampling import Sampler
 from llamita.model import KVCache, Llama
 
-PADDING = -1  # the position of a token that is neither cached nor seen
+PADDING = -1  # the position of a token that is neither cached nor attended to
 
 
 def generate_ids(
-    model: Llama, prompts: Sequence[Sequence[int]], config: GenerationConfig, end_id: int | None = None
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    end_id: int | None = None,
+    assigned: Tensor | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue each prompt (a list of at least one id): yields the next id of each; None after its end token.
 
-    The end token itself is yielded. It ends early when all have ended. Randomness is keyed by (config.seed, slot,
-    token), so the same call gives the same ids. Where the context is full, the first half of each sequence is
-    forgotten, and the rest prefilled again from position 0. Raises `UserError` where the model predicts NaN or
-    infinity.
+    The end token itself is yielded. Decoding stops when all have ended. Randomness is keyed by (config.seed, slot,
+    token), so the same call gives the same ids. When the context is full, the first half of each sequence is
+    dropped, and the rest is prefilled again from position 0. `assigned`: (vocab_size,) bool, the ids that may be
+    sampled; None: all. Raises `UserError` for NaN or infinite logits.
     """
     context, device = model.config.max_seq_len, model.lm_head.weight.device
-    rows = [list(prompt)[-context:] for prompt in prompts]  # what each slot holds
+    rows = [list(prompt)[-context:] for prompt in prompts]  # the ids in each slot
     cache = KVCache(model.config, len(rows), context, model.lm_head.weight.dtype, device)
-    sampler = Sampler(prompts, model.config.vocab_size, config, end_id)
+    sampler = Sampler(prompts, model.config.vocab_size, config, end_id, assigned)
     logits = prefill(model, cache, rows)
     running = [True] * len(rows)
     for remaining in reversed(range(config.max_new_tokens)):
@@ -47,11 +51,11 @@ def generate_ids(
             logits = prefill(model, cache, rows)
 
 
-@torch.no_grad()  # not inference mode, in which autocast would cast all weights again for each token
+@torch.no_grad()  # not inference mode, where autocast would cast all weights again for each token
 def prefill(model: Llama, cache: KVCache, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Compute the keys and values of each prompt into its slot -> logits (slots, vocab_size) after its last token.
+    """Fill the KV cache with each prompt, in a slot of its own -> logits (slots, vocab_size) after its last token.
 
-    What the slots held before is forgotten. Raises `UserError` where there are NaN or infinite logits.
+    Clears the slots first. Raises `UserError` for NaN or infinite logits.
     """
     for slot in range(len(prompts)):
         cache.clear(slot)
@@ -66,7 +70,7 @@ def prefill(model: Llama, cache: KVCache, prompts: Sequence[Sequence[int]]) -> T
         logits_at=last,
     ).squeeze(1)
     if not logits.isfinite().all():
-        raise UserError("the model predicts NaN or infinity: its training has diverged; name an earlier checkpoint")
+        raise UserError("the model outputs NaN or infinite logits: training has diverged; use an earlier checkpoint")
     return logits
 
 

@@ -2,10 +2,12 @@
 
 import codecs
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
 
 from llamita.config import GenerationConfig
-from llamita.errors import UserError
 from llamita.generate.engine import generate_ids
 from llamita.model import Llama
 from llamita.tokenizer import Tokenizer
@@ -23,21 +25,21 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int = 0,
 ) -> str:
-    """The text that the model writes behind `prompt` (which is not repeated), up to its end token.
+    """The continuation of `prompt` (without the prompt), up to the end token.
 
     An empty prompt starts a new document. The settings are those of `llamita generate`: the same `seed` gives the same
-    text, a temperature of 0 takes the likeliest token, a top_k of 0 all. Raises `UserError` for settings out of range,
-    and for an empty prompt where the tokenizer has no end token.
+    text; temperature 0 is greedy decoding, top_k 0 keeps all tokens. Raises `UserError` for settings out of range.
     """
     config = GenerationConfig(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
     return "".join(stream(model, tokenizer, prompt, config))
 
 
 def stream(model: Llama, tokenizer: Tokenizer, prompt: str, config: GenerationConfig) -> Iterator[str]:
-    """What `generate` returns, as it is written: in pieces that end at whole characters."""
+    """What `generate` returns, as it is generated: in pieces that end at whole characters."""
     spelled = {token: name.encode() for name, token in tokenizer.special_tokens.items()}
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character's bytes may come in several tokens
-    for (token,) in generate_ids(model, [prompt_ids(tokenizer, prompt)], config, tokenizer.end_id):
+    assigned = assigned_ids(tokenizer, model.config.vocab_size)
+    for (token,) in generate_ids(model, [prompt_ids(tokenizer, prompt)], config, tokenizer.end_id, assigned):
         if token is None or token == tokenizer.end_id:
             break
         if text := decoder.decode(spelled.get(token) or tokenizer.token_bytes(token)):
@@ -47,12 +49,11 @@ def stream(model: Llama, tokenizer: Tokenizer, prompt: str, config: GenerationCo
 
 
 def generate_many(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig) -> list[str]:
-    """The continuations of several prompts, in their order, computed together; each has draws of its own.
-
-    Raises `UserError` for an empty prompt where the tokenizer has no end token.
-    """
+    """The continuations of several prompts, in order, computed as a batch; each has randomness of its own."""
     texts: list[list[int]] = [[] for _ in prompts]
-    for step in generate_ids(model, [prompt_ids(tokenizer, p) for p in prompts], config, tokenizer.end_id):
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    assigned = assigned_ids(tokenizer, model.config.vocab_size)
+    for step in generate_ids(model, ids, config, tokenizer.end_id, assigned):
         for text, token in zip(texts, step, strict=True):
             if token is not None and token != tokenizer.end_id:
                 text.append(token)
@@ -60,17 +61,37 @@ def generate_many(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], co
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids to continue. A document starts behind an end token, in training as here, and an empty prompt too.
+    """The ids to continue: the prompt after the tokenizer's `start_id`, as a document starts in training."""
+    return [tokenizer.start_id, *tokenizer.encode(prompt)]
 
-    Raises `UserError` for an empty prompt where the tokenizer has no end token.
+
+def assigned_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor | None:
+    """(vocab_size,) bool: the ids of a model's vocabulary that a token has; None where that is all of them.
+
+    A tokenizer may leave ids unused, and a model's vocabulary may be padded beyond the tokenizer's.
     """
-    start = [] if tokenizer.end_id is None else [tokenizer.end_id]
-    ids = start + tokenizer.encode(prompt)
-    if not ids:
-        raise UserError("the prompt is empty, and this tokenizer has no end token to start from: write a first word")
-    return ids
+    assigned = torch.zeros(vocab_size, dtype=torch.bool)
+    assigned[: tokenizer.vocab_size] = torch.from_numpy(tokenizer.assigned)[:vocab_size]
+    return None if assigned.all() else assigned
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would obey: an untrained model also writes control characters."""
-    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+    """`text` without control characters, which a terminal would obey and an untrained model generates: U+FFFD each.
+
+    Tabs and newlines stay; \\r\\n becomes \\n.
+    """
+    return "".join(printable_pieces([text]))
+
+
+def printable_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """What `printable` makes of the joined pieces, piece by piece: a \\r waits for the piece after it."""
+    held = ""
+    for piece in pieces:
+        text = held + piece
+        held = "\r" if text.endswith("\r") else ""
+        yield "".join(map(_visible, text.removesuffix(held).replace("\r\n", "\n")))
+    yield "".join(map(_visible, held))
+
+
+def _visible(character: str) -> str:
+    return "\ufffd" if unicodedata.category(character) == "Cc" and character not in "\n\t" else character

@@ -1,4 +1,4 @@
-"""Named configurations: one TOML file each, beside this one. A preset lies under `--config` and flags.
+"""Named configurations: one TOML file each, beside this one. `--config` and flags override a preset.
 
 A new file here is a new preset: it is listed, shipped and tested like the others.
 """
