@@ -1,7 +1,7 @@
-"""Numbers and pictures that say how good a model is: `loss` and `positions` of texts it reads, `writing` of its own."""
+"""How good a model is: `loss` and `positions` score given text, `writing` measures generated text, `plots` draws."""
 
 from llamita.evaluate.copying import CopiedSpan, longest_copied_span
-from llamita.evaluate.loss import Evaluation, evaluate_loss, spread, unigram_entropy
+from llamita.evaluate.loss import Evaluation, evaluate_loss, evenly_spaced, unigram_entropy
 from llamita.evaluate.positions import PositionLosses, evaluate_positions
 from llamita.evaluate.writing import Writing, distinct, measure_writing, repetition
 
@@ -16,6 +16,6 @@ __all__ = [
     "longest_copied_span",
     "measure_writing",
     "repetition",
-    "spread",
+    "evenly_spaced",
     "unigram_entropy",
 ]

@@ -13,16 +13,16 @@ from llamita.data import IGNORED, Batch, Windows
 from llamita.model import Llama
 from llamita.ops import Reduction
 
-TOKENS_AT_ONCE = 8192
-COUNTED_AT_ONCE = 1 << 20
+TOKENS_PER_BATCH = 8192
+COUNTING_CHUNK = 1 << 20
 
 Precision = Callable[[], AbstractContextManager[object]]
-"""Makes the context of each forward pass."""
+"""Returns the context of a forward pass."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was scored: the summed surprise, in nats, over how many targets, which stand for how many bytes of text."""
+    """The summed cross-entropy in nats, the number of targets, and the bytes of text that they represent."""
 
     nats: float
     targets: int
@@ -35,12 +35,12 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): among how many equally likely tokens the model hesitates."""
+        """exp(loss): the model is as uncertain as among this many equally likely tokens."""
         return math.exp(min(self.loss, 700.0))
 
     @property
     def bits_per_byte(self) -> float:
-        """Σ nats / (ln 2 · bytes): comparable between tokenizers. Special tokens surprise, but have no bytes."""
+        """Σ nats / (ln 2 · bytes): comparable between tokenizers. Special tokens add nats, but no bytes."""
         return self.nats / (math.log(2) * self.bytes) if self.bytes else math.nan
 
 
@@ -54,12 +54,12 @@ def evaluate_loss(
 ) -> Evaluation:
     """Score `windows` (those of `indices`, or all), each target once, with the model in evaluation mode.
 
-    `indices` (windows,) int64; `byte_lengths` (vocab_size,): the bytes of text each id stands for, as of
-    a tokenizer; `precision` makes the context of each forward pass (default: that of the weights).
+    `indices` (windows,) int64; `byte_lengths` (vocab_size,): the bytes of text of each id, from a tokenizer;
+    `precision` returns the context of each forward pass (default: the precision of the weights).
     """
     lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))
     total, targets, num_bytes = 0.0, 0, 0
-    for batch, nats in scored_batches(model, windows, indices, precision, "sum", TOKENS_AT_ONCE):
+    for batch, nats in scored_batches(model, windows, indices, precision, "sum", TOKENS_PER_BATCH):
         counted = batch.targets[batch.targets != IGNORED]
         total += nats.item()
         targets += len(counted)
@@ -73,15 +73,15 @@ def scored_batches(
     indices: np.ndarray | None,
     precision: Precision,
     reduction: Reduction,
-    tokens_at_once: int,
+    tokens_per_batch: int,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """The windows (those of `indices`, or all) batch by batch, each with its loss in nats, reduced as asked.
+    """Batches of the windows (those of `indices`, or all), each with its loss in nats, reduced by `reduction`.
 
     The model is in evaluation mode meanwhile.
     """
     device = next(model.parameters()).device
     indices = np.arange(len(windows)) if indices is None else indices
-    size = max(1, tokens_at_once // model.config.max_seq_len)
+    size = max(1, tokens_per_batch // model.config.max_seq_len)
     was_training = model.training
     model.eval()
     for first in range(0, len(indices), size):
@@ -93,17 +93,17 @@ def scored_batches(
     model.train(was_training)
 
 
-def spread(count: int, wanted: int) -> np.ndarray:
-    """The numbers of `wanted` of `count` windows, evenly spread; all where `wanted` is 0 or more than there are."""
-    if wanted == 0 or wanted >= count:
+def evenly_spaced(count: int, size: int) -> np.ndarray:
+    """Indices of `size` evenly spaced windows of `count`; all of them if `size` is 0 or more than `count`."""
+    if size == 0 or size >= count:
         return np.arange(count)
-    return np.arange(wanted, dtype=np.int64) * count // wanted
+    return np.arange(size, dtype=np.int64) * count // size
 
 
 def unigram_entropy(ids: np.ndarray, vocab_size: int) -> float:
-    """-Σ p ln p, in nats per token: the loss of a model that knows only how frequent each of `ids` (tokens,) is."""
+    """-Σ p ln p, in nats per token: the loss of a model that knows only the frequency of each of `ids` (tokens,)."""
     counts = np.zeros(vocab_size, dtype=np.int64)
-    for start in range(0, len(ids), COUNTED_AT_ONCE):  # bincount makes int64 of all that it is given
-        counts += np.bincount(ids[start : start + COUNTED_AT_ONCE], minlength=vocab_size)
+    for start in range(0, len(ids), COUNTING_CHUNK):  # bincount converts its whole input to int64
+        counts += np.bincount(ids[start : start + COUNTING_CHUNK], minlength=vocab_size)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

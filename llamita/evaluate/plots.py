@@ -1,6 +1,6 @@
-"""Pictures of a run: what its log holds, against steps below and tokens above, and the loss by position.
+"""Plots of a run: its metrics over steps (bottom axis) and tokens (top axis), and the loss by position.
 
-Nothing here needs a display. matplotlib comes with this module, and takes half a second: import it only to plot.
+Nothing here needs a display. Importing this module imports matplotlib, which takes half a second.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ STYLE = {
     "figure.facecolor": "white",
     "savefig.dpi": 150,
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same plot everywhere
     "font.size": 10,
     "text.color": "#2d3748",
     "axes.titlesize": 12,
@@ -35,7 +35,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,  # nor a power of ten: it would stand in the corner of `tokens`
+    "axes.formatter.useoffset": False,  # nor a power of ten: it would overlap `tokens` in the corner
     "axes.formatter.limits": (-9, 12),
     "grid.color": "#edf2f7",
     "xtick.color": FAINT,
@@ -45,17 +45,17 @@ STYLE = {
     "legend.frameon": False,
     "lines.solid_capstyle": "round",
 }
-MOST_POINTS = 600  # a picture is about as many pixels wide
-LOGARITHMIC_FROM = 4  # times the smallest value: a range that a linear axis would squash
+MOST_POINTS = 600  # about the width of a plot in pixels
+LOGARITHMIC_FROM = 4  # maximum over minimum: from this ratio on, a logarithmic axis
 WINDOWS_OF_SMOOTHING = 40
 ROUND = (1, 2, 2.5, 5, 10)  # ticks of linear axes are multiples of these times a power of ten
-LONGEST_NAME = 30  # characters that have room beside what an axis is called
+LONGEST_NAME = 30  # characters that fit beside the label of an axis
 SUBDIVISIONS = ((1.2, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)), (3.2, (1.0, 2.0, 5.0)), (np.inf, (1.0,)))
-"""Below how many decades a logarithmic axis has its ticks at which multiples of powers of ten."""
+"""(decades, multiples of powers of ten that get ticks on a logarithmic axis of fewer decades)."""
 
 
 class Series(NamedTuple):
-    """Values over x, both (points,); where points were merged, `low` and `high` say how far they scattered."""
+    """Values over x, both (points,); `low` and `high` are the range of merged points."""
 
     x: np.ndarray
     y: np.ndarray
@@ -64,41 +64,41 @@ class Series(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """What there is to draw: the rows of metrics.jsonl, the loss floor (nats/token), the losses by position."""
+class PlotData:
+    """The data of the plots: rows of metrics.jsonl, loss floor (nats/token), losses by position."""
 
     rows: Sequence[Mapping[str, Any]]
     floor: float | None = None
     positions: PositionLosses | None = None
 
     def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of a column, where it has finite ones."""
+        """(steps, values) of a column, without missing and non-finite values."""
         pairs = [(row["step"], row[name]) for row in self.rows if row.get(name) is not None]
         steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         return steps[np.isfinite(values)], values[np.isfinite(values)]
 
     @property
     def tokens_per_step(self) -> float:
-        """On average; 0 where no step was made."""
+        """Average tokens per step; 0 before the first step."""
         last = self.rows[-1] if self.rows else {}
         return last.get("tokens", 0) / last["step"] if last.get("step") else 0.0
 
 
-Drawing = Callable[[Axes, Pictured], bool]
-"""Draws on the axes, and says whether there was anything to draw."""
+Drawing = Callable[[Axes, PlotData], bool]
+"""Draws on the axes, and returns whether there was anything to draw."""
 
 
-def write_plots(folder: str | Path, pictured: Pictured, title: str = "") -> list[Path]:
-    """Write the PNGs of `DRAWINGS` that there is something for, and overview.png with all of them -> their paths.
+def write_plots(folder: str | Path, data: PlotData, title: str = "") -> list[Path]:
+    """Write a PNG for each of `DRAWINGS` that has data, and overview.png with all of them -> their paths.
 
-    `title`, such as the name of the run, stands small in each. Raises `UserError` where the folder cannot be written.
+    `title`, such as the name of the run, is printed small in each. Raises `UserError` if the folder is not writable.
     """
     folder = Path(folder)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figures = {name: _single(draw, pictured, title) for name, draw in DRAWINGS.items()}
+        figures = {name: _single(draw, data, title) for name, draw in DRAWINGS.items()}
         figures = {name: figure for name, figure in figures.items() if figure is not None}
         if len(figures) > 1:
-            figures["overview"] = _overview([DRAWINGS[name] for name in figures], pictured, title)
+            figures["overview"] = _overview([DRAWINGS[name] for name in figures], data, title)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, figure in figures.items():
@@ -108,81 +108,81 @@ def write_plots(folder: str | Path, pictured: Pictured, title: str = "") -> list
     return [folder / f"{name}.png" for name in figures]
 
 
-def _single(draw: Drawing, pictured: Pictured, title: str) -> Figure | None:
+def _single(draw: Drawing, data: PlotData, title: str) -> Figure | None:
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     _name(figure, title)
-    return figure if draw(figure.add_subplot(), pictured) else None
+    return figure if draw(figure.add_subplot(), data) else None
 
 
-def _overview(draws: Sequence[Drawing], pictured: Pictured, title: str) -> Figure:
+def _overview(draws: Sequence[Drawing], data: PlotData, title: str) -> Figure:
     columns = min(3, len(draws))
     rows = -(-len(draws) // columns)
     figure = Figure(figsize=(6.2 * columns, 4.1 * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
     _name(figure, title)
     for number, draw in enumerate(draws):
-        draw(figure.add_subplot(rows, columns, number + 1), pictured)
+        draw(figure.add_subplot(rows, columns, number + 1), data)
     return figure
 
 
 def _name(figure: Figure, title: str) -> None:
-    """In the corner below, where no curve is; of a long name the end, which tells runs apart."""
+    """Print the name in the lower corner; of a long name only the end, which differs between runs."""
     shown = title if len(title) <= LONGEST_NAME else f"…{title[1 - LONGEST_NAME :]}"
     figure.text(0.99, 0.015, shown, ha="right", va="bottom", fontsize=9, color=FAINT)
 
 
-# --- What there is to see ---------------------------------------------------------------------------------------------
+# --- What is plotted -------------------------------------------------------------------------------------------------
 
 
-def _loss(axes: Axes, pictured: Pictured) -> bool:
-    trained, validated = pictured.points("train_loss"), pictured.points("val_loss")
+def _loss(axes: Axes, data: PlotData) -> bool:
+    trained, validated = data.points("train_loss"), data.points("val_loss")
     _noisy(axes, *trained, BLUE, "training")
     _clear(axes, *validated, ORANGE, "validation")
-    if pictured.floor is not None:
-        label = f"floor {pictured.floor:.3f}"
-        axes.axhline(pictured.floor, color=GREEN, linewidth=1.4, linestyle=(0, (5, 3)), label=label)
+    if data.floor is not None:
+        label = f"floor {data.floor:.3f}"
+        axes.axhline(data.floor, color=GREEN, linewidth=1.4, linestyle=(0, (5, 3)), label=label)
     known = [*trained[1], *validated[1]]
-    _finish(axes, pictured, "Loss", "nats per token", [*known, pictured.floor or known[0]] if known else [])
+    _finish(axes, data, "Loss", "nats per token", [*known, data.floor or known[0]] if known else [])
     return bool(known)
 
 
-def _perplexity(axes: Axes, pictured: Pictured) -> bool:
-    steps, values = pictured.points("perplexity")
+def _perplexity(axes: Axes, data: PlotData) -> bool:
+    steps, values = data.points("perplexity")
     _clear(axes, steps, values, ORANGE, "validation")
-    _finish(axes, pictured, "Perplexity", "exp(loss)", values)
+    _finish(axes, data, "Perplexity", "exp(loss)", values)
     return len(values) > 0
 
 
-def _learning_rate(axes: Axes, pictured: Pictured) -> bool:
-    steps, values = pictured.points("lr")
+def _learning_rate(axes: Axes, data: PlotData) -> bool:
+    steps, values = data.points("lr")
     _clear(axes, steps, values, BLUE, "")
-    _finish(axes, pictured, "Learning rate", "step size of AdamW", [])
+    _finish(axes, data, "Learning rate", "step size of AdamW", [])
     _from_zero(axes, values)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
     return len(values) > 0
 
 
-def _speed(axes: Axes, pictured: Pictured) -> bool:
-    steps, values = pictured.points("tokens_per_second")
+def _throughput(axes: Axes, data: PlotData) -> bool:
+    steps, values = data.points("tokens_per_second")
     _noisy(axes, steps, values, BLUE, "")
-    _finish(axes, pictured, "Speed", "tokens per second", [])
+    _finish(axes, data, "Throughput", "tokens per second", [])
     _from_zero(axes, values)
     axes.yaxis.set_major_formatter(FuncFormatter(_in_short))
     return len(values) > 0
 
 
-def _gradient(axes: Axes, pictured: Pictured) -> bool:
-    steps, values = pictured.points("grad_norm")
+def _gradient(axes: Axes, data: PlotData) -> bool:
+    steps, values = data.points("grad_norm")
     _noisy(axes, steps, values, BLUE, "")
-    _finish(axes, pictured, "Gradient norm", "L2 norm before clipping", values)
+    _finish(axes, data, "Gradient norm", "L2 norm before clipping", values)
     return len(values) > 0
 
 
-def _positions(axes: Axes, pictured: Pictured) -> bool:
-    if pictured.positions is None:
+def _positions(axes: Axes, data: PlotData) -> bool:
+    if data.positions is None:
         return False
-    means, groups = pictured.positions.means(), pictured.positions.by_doubling()
-    common = pictured.positions.targets >= pictured.positions.targets.max() / 20  # few documents reach the others
+    means, groups = data.positions.means(), data.positions.by_doubling()
+    common = data.positions.targets >= data.positions.targets.max() / 20  # only few documents are longer
     axes.plot(np.arange(len(means)) + 1, np.where(common, means, np.nan), color=BLUE, alpha=0.3, linewidth=1)
     centres = [(first * last) ** 0.5 for first, last, _ in groups]
     losses = [loss for _, _, loss in groups]
@@ -200,17 +200,17 @@ DRAWINGS: dict[str, Drawing] = {
     "perplexity": _perplexity,
     "learning_rate": _learning_rate,
     "gradient_norm": _gradient,
-    "tokens_per_second": _speed,
+    "tokens_per_second": _throughput,
     "loss_by_position": _positions,
 }
-"""Names of files, and what they show."""
+"""File name -> function that draws the plot."""
 
 
 # --- How it is drawn --------------------------------------------------------------------------------------------------
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> Series:
-    """At most `most` points: neighbours are merged into their mean, and their least and greatest value kept."""
+    """At most `most` points: neighbors are merged into their mean, with their minimum and maximum."""
     if not len(x):
         return Series(x, y, y, y)
     groups = min(most, len(x))
@@ -221,14 +221,14 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> Series:
 
 
 def smoothed(y: np.ndarray, windows: int = WINDOWS_OF_SMOOTHING) -> np.ndarray:
-    """The median of the values around each: unlike a mean, it follows a steep fall and passes over single spikes."""
+    """The running median: unlike a mean, it follows a steep fall and ignores single spikes."""
     half = len(y) // windows // 2
     around = np.pad(y, half, constant_values=np.nan)
     return np.nanmedian(np.lib.stride_tricks.sliding_window_view(around, 2 * half + 1), axis=1) if len(y) else y
 
 
 def _noisy(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
-    """What scatters: as it is, faint, and its course in a strong line."""
+    """A noisy series: faint as it is, with its running median as a strong line."""
     series = thinned(steps, values)
     axes.plot(series.x, series.y, color=colour, alpha=0.25, linewidth=0.9)
     axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.16, linewidth=0)
@@ -236,7 +236,7 @@ def _noisy(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label
 
 
 def _clear(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
-    """What does not scatter."""
+    """A series without noise."""
     series = thinned(steps, values)
     _strong(axes, series.x, series.y, colour, _with_last(label, values))
 
@@ -250,15 +250,15 @@ def _with_last(label: str, values: np.ndarray) -> str:
     return f"{label} {values[-1]:.4g}" if label and len(values) else ""
 
 
-def _finish(axes: Axes, pictured: Pictured, title: str, unit: str, values: Sequence[float] | np.ndarray) -> None:
-    """What all pictures over time share: steps below, tokens above."""
-    last = max(pictured.rows[-1]["step"], 1) if pictured.rows else 1
-    axes.set_xlim(-0.03 * last, 1.03 * last)  # the same in all pictures of a run
+def _finish(axes: Axes, data: PlotData, title: str, unit: str, values: Sequence[float] | np.ndarray) -> None:
+    """What all plots over steps have in common: steps on the bottom axis, tokens on the top axis."""
+    last = max(data.rows[-1]["step"], 1) if data.rows else 1
+    axes.set_xlim(-0.03 * last, 1.03 * last)  # the same in all plots of a run
     axes.set_xlabel("steps")
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=ROUND, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     _describe(axes, title, unit, values)
-    if ratio := pictured.tokens_per_step:
+    if ratio := data.tokens_per_step:
         above = axes.secondary_xaxis("top", functions=(_times(ratio), _times(1 / ratio)))
         above.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
         above.xaxis.set_major_formatter(FuncFormatter(_in_short))
@@ -287,7 +287,7 @@ def _from_zero(axes: Axes, values: np.ndarray) -> None:
 
 
 def _describe(axes: Axes, title: str, unit: str, values: Sequence[float] | np.ndarray) -> None:
-    """Title and unit; a logarithmic axis where `values` span so much that a linear one would squash them."""
+    """Title and unit; a logarithmic axis if the range of `values` is too wide for a linear one."""
     axes.set_title(title)
     axes.set_ylabel(unit)
     if len(values) and min(values) > 0 and max(values) >= LOGARITHMIC_FROM * min(values):
@@ -299,11 +299,11 @@ def _describe(axes: Axes, title: str, unit: str, values: Sequence[float] | np.nd
 
 
 def _legend(axes: Axes) -> None:
-    """Beside the title: within the axes it would lie on the curves of one run or another."""
+    """Put the legend beside the title: inside the axes it would cover the curves of some runs."""
     labels = axes.get_legend_handles_labels()[1]
     if not labels:
         return
-    height = 15.5 if axes.child_axes else 1.5  # points from the axes up to the title: above that of the tokens, or not
+    height = 15.5 if axes.child_axes else 1.5  # points from the axes to the title: above the token axis, or without one
     place = offset_copy(axes.transAxes, axes.get_figure(root=True), y=height, units="points")
     style = {"ncols": len(labels), "fontsize": 9, "columnspacing": 1.4, "handlelength": 1.6, "borderaxespad": 0}
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), bbox_transform=place, **style)

@@ -1,4 +1,4 @@
-"""How well a model predicts, by how much it has seen: the loss at each position of the context."""
+"""How well a model predicts with how much context: the loss at each position."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,14 +11,14 @@ from llamita.data import IGNORED, Windows
 from llamita.evaluate.loss import Evaluation, Precision, scored_batches
 from llamita.model import Llama
 
-LOGITS_AT_ONCE = 1 << 24  # a loss for each target needs all the logits of a batch in memory, 64 MiB of fp32
+LOGITS_PER_BATCH = 1 << 24  # per-target losses need all logits of a batch in memory: 64 MiB in fp32
 
 
 @dataclass(frozen=True)
 class PositionLosses:
-    """What was scored, apart by position: `nats` (context,) float64 over `targets` (context,) int64.
+    """Scores by position: `nats` (context,) float64, summed over `targets` (context,) int64.
 
-    At position p the model predicts from p + 1 tokens. `bytes` of text stand behind all targets together.
+    At position p the model predicts from p + 1 tokens. `bytes` is the text of all targets together.
     """
 
     nats: np.ndarray
@@ -31,13 +31,13 @@ class PositionLosses:
         return Evaluation(float(self.nats.sum()), int(self.targets.sum()), self.bytes)
 
     def means(self) -> np.ndarray:
-        """(context,) float64: nats per token at each position; nan where nothing was scored."""
+        """(context,) float64: nats per token at each position; NaN where nothing was scored."""
         return _mean(self.nats, self.targets)
 
     def by_doubling(self) -> list[tuple[int, int, float]]:
-        """(fewest tokens seen, most, nats per token) for 1, 2 to 3, 4 to 7, … tokens; without what was never scored.
+        """(fewest tokens seen, most, nats per token) for 1, 2 to 3, 4 to 7, … tokens; without unscored groups.
 
-        One position may have few targets, and chance much of their mean; a power of two of them have more.
+        A single position may have few targets, and a noisy mean; doubling groups have more.
         """
         starts = 1 << np.arange(len(self.nats).bit_length())
         nats = np.add.reduceat(self.nats, starts - 1)
@@ -56,16 +56,16 @@ def evaluate_positions(
     precision: Precision = nullcontext,
     progress: Callable[[int, int], None] | None = None,
 ) -> PositionLosses:
-    """Score `windows` as `evaluate_loss` does, each target once, keeping the positions of the context apart.
+    """Score `windows` as `evaluate_loss` does, each target once, by position in the context.
 
-    `progress` is called with (windows scored so far, windows in all).
+    `progress` is called with (windows scored so far, total windows).
     """
     context = model.config.max_seq_len
     lengths = torch.from_numpy(np.asarray(byte_lengths, dtype=np.int64))
     nats, targets, num_bytes = torch.zeros(context, dtype=torch.float64), torch.zeros(context, dtype=torch.int64), 0
     done, total = 0, len(windows) if indices is None else len(indices)
-    tokens_at_once = LOGITS_AT_ONCE // model.config.vocab_size
-    for batch, losses in scored_batches(model, windows, indices, precision, "none", tokens_at_once):
+    tokens_per_batch = LOGITS_PER_BATCH // model.config.vocab_size
+    for batch, losses in scored_batches(model, windows, indices, precision, "none", tokens_per_batch):
         counted = batch.targets != IGNORED  # (batch, seq), as losses are; seq may be less than the context
         nats[: counted.shape[1]] += losses.cpu().double().sum(dim=0)
         targets[: counted.shape[1]] += counted.sum(dim=0)

@@ -1,4 +1,4 @@
-"""Numbers about texts that a model wrote: how varied, how repetitive, how much of them is copied."""
+"""Metrics of generated text: how varied it is, how repetitive, and how much of it is copied."""
 
 import math
 import re
@@ -11,18 +11,18 @@ import numpy as np
 from llamita.evaluate.copying import longest_copied_span
 from llamita.tokenizer import Tokenizer
 
-WORD = re.compile(r"\w+|[^\w\s]")  # a word, or a mark of punctuation: the same whatever the tokenizer
+WORD = re.compile(r"\w+|[^\w\s]")  # a word or a punctuation mark, independent of the tokenizer
 REPEATED = 4
 
 
 @dataclass(frozen=True)
 class Writing:
-    """What `measure_writing` found. Shares are from 0 to 1, nan where the texts are too short to tell.
+    """The metrics of `measure_writing`. Shares are from 0 to 1; NaN if the texts are too short.
 
     words             in all texts together
-    distinct          shares of different words, pairs and triples of words; see `distinct`
-    repetition        share of repeated sequences of four words; see `repetition`
-    copied_tokens     the longest span that stands in the training text, in tokens
+    distinct          shares of distinct words, pairs and triples of words; see `distinct`
+    repetition        share of repeated 4-grams of words; see `repetition`
+    copied_tokens     length of the longest span that occurs in the training text, in tokens
     copied_text       that span
     """
 
@@ -34,7 +34,7 @@ class Writing:
 
 
 def measure_writing(texts: Sequence[str], tokenizer: Tokenizer, train_ids: np.ndarray) -> Writing:
-    """All the numbers about `texts`; `train_ids` (tokens,) is what the model learned from, in the tokenizer's ids."""
+    """All metrics of `texts`; `train_ids` (tokens,) is the training text, in ids of the tokenizer."""
     encoded = [tokenizer.encode(text) for text in texts]
     span = longest_copied_span(encoded, train_ids)
     copied = encoded[span.text][span.start : span.start + span.length] if span.length else []
@@ -48,19 +48,19 @@ def measure_writing(texts: Sequence[str], tokenizer: Tokenizer, train_ids: np.nd
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """distinct-n: different n-grams of words over all of them, in all texts together (Li et al., 2016).
+    """distinct-n: distinct n-grams of words over all n-grams, in all texts together (Li et al., 2016).
 
-    From 0 to 1; nan where no text has n words. It falls as texts grow longer or more, so compare only what was written
-    with the same settings.
+    From 0 to 1; NaN if no text has n words. It falls with the number and length of texts, so compare only texts
+    generated with the same settings.
     """
     grams = [gram for text in texts for gram in _ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
 def repetition(texts: Sequence[str], n: int = REPEATED) -> float:
-    """seq-rep-n: 1 - different n-grams of words / all of them, in each text, then the mean (Welleck et al., 2020).
+    """seq-rep-n: 1 - distinct n-grams / n-grams of words in each text, then the mean (Welleck et al., 2020).
 
-    From 0 (nothing comes twice) to 1; texts of fewer than n words do not count, and nan is where all are such.
+    From 0 (no repetition) to 1; texts of fewer than n words do not count; NaN if all texts are that short.
     """
     alone = [grams for text in texts if (grams := list(_ngrams(text, n)))]
     return sum(1 - len(set(grams)) / len(grams) for grams in alone) / len(alone) if alone else math.nan

@@ -1,4 +1,4 @@
-"""Starting the processes of a run on this machine, as torchrun would, and seeing that they end together."""
+"""Launch the processes of a run on this machine, as torchrun would, and make sure that they end together."""
 
 import json
 import math
@@ -15,27 +15,27 @@ from typing import Any, NoReturn
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]  (documented)
 
 from llamita.errors import UserError
-from llamita.parallel.processes import FAILURE, FIRST_ATTEMPT, first_to_fail, is_main_process, meeting_store
+from llamita.parallel.processes import FAILURE, FIRST_ATTEMPT, is_main_process, rendezvous_store, report_failure
 
-LOOK_EVERY = 0.05  # seconds between looks at whether all processes are there
-LAST_WORDS = 3.0  # seconds that processes have to leave by themselves when one has failed
-RESULT = "llamita/result"  # where in the store the main process puts what the work came to
+POLL_SECONDS = 0.05  # between checks whether all processes are alive
+GRACE_SECONDS = 3.0  # for the other processes to exit by themselves after one has failed
+RESULT = "llamita/result"  # key in the store: what the main process returned
 
 
 def launch(
-    module: str, work: Mapping[str, Any], world_size: int, asked_to_stop: Callable[[], int | None]
+    module: str, task: Mapping[str, Any], world_size: int, received_signal: Callable[[], int | None]
 ) -> str | None:
-    """Run `python -m module` in `world_size` processes, each of which reads `work` -> the main one's result.
+    """Run `python -m module` in `world_size` processes, each of which reads `task` -> the result of the main one.
 
-    The module calls `take_part`. A signal number from `asked_to_stop` is handed on to all of them, once; None comes
-    back where they obeyed. Where one fails, the rest is ended: its `UserError` is raised here, and for a defect a
-    `RuntimeError` with the traceback from there. None of them outlives this process, however that ends.
+    The module calls `run_worker`. A signal number from `received_signal` is forwarded to all of them, once; the result
+    is None if they stopped because of it. If one fails, the others are terminated and its `UserError` is raised here,
+    or, for a bug, a `RuntimeError` with its traceback. No process outlives this one, however this one ends.
     """
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     store = PrefixStore(FIRST_ATTEMPT, server)
-    processes = [_start(module, work, rank, world_size, server.port) for rank in range(world_size)]
+    processes = [_start(module, task, rank, world_size, server.port) for rank in range(world_size)]
     try:
-        signalled = _wait(processes, asked_to_stop)
+        signalled = _wait(processes, received_signal)
         _raise_failure(processes, store, signalled)
         return store.get(RESULT).decode() if store.check([RESULT]) else None
     finally:
@@ -44,61 +44,63 @@ def launch(
             process.wait()
 
 
-def take_part(work: Callable[[Mapping[str, Any]], str]) -> NoReturn:
-    """What each process started by `launch` does: read its task, do it, hand the result back, end."""
-    task = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+def run_worker(work: Callable[[Mapping[str, Any]], str]) -> NoReturn:
+    """The main function of a process started by `launch`: read the task, do it, return the result, exit."""
+    task = json.loads(sys.stdin.buffer.readline())  # UTF-8, whatever PYTHONIOENCODING says
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         result = work(task)
         if is_main_process():
-            meeting_store().set(RESULT, result)
+            rendezvous_store().set(RESULT, result)
     except KeyboardInterrupt:
-        _leave(128 + signal.SIGINT)
+        _exit(128 + signal.SIGINT)
     except SystemExit as stop:
-        _leave(stop.code if isinstance(stop.code, int) else 1)
+        _exit(stop.code if isinstance(stop.code, int) else 1)
     except Exception as error:
-        first_to_fail(meeting_store(), error)  # the parent says it
-        _leave(1)
-    _leave(0)
+        report_failure(rendezvous_store(), error)  # which the parent raises
+        _exit(1)
+    _exit(0)
 
 
-def _start(module: str, work: Mapping[str, Any], rank: int, world_size: int, port: int) -> "subprocess.Popen[str]":
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
-    environment = {**os.environ, **{name: str(value) for name, value in {**place, **meeting}.items()}}
-    words = [sys.executable, "-m", module]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, text=True, **_own_process_group())
+def _start(module: str, task: Mapping[str, Any], rank: int, world_size: int, port: int) -> "subprocess.Popen[str]":
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    environment = {**os.environ, **{name: str(value) for name, value in {**ranks, **rendezvous}.items()}}
+    command = [sys.executable, "-m", module]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, env=environment, encoding="utf-8", **_own_process_group()
+    )
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it is gone already, which `_wait` will see
-        process.stdin.write(json.dumps(work) + "\n")
+    with suppress(BrokenPipeError):  # it has exited already, which `_wait` will notice
+        process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
     return process
 
 
 def _own_process_group() -> dict[str, Any]:
-    """The option of `Popen` with which Ctrl-C on a terminal reaches the parent alone, which passes it on to each."""
+    """Options of `Popen` with which Ctrl-C in a terminal reaches only the parent, which forwards it."""
     if os.name == "nt":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # pyright: ignore[reportAttributeAccessIssue]
     return {"process_group": 0}
 
 
 def _signal(process: "subprocess.Popen[str]", number: int) -> None:
-    """Send a signal; Windows can interrupt another process group by Ctrl-Break only."""
+    """Send a signal; Windows can interrupt another process group only with Ctrl-Break."""
     process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", number))
 
 
-def _wait(processes: "list[subprocess.Popen[str]]", asked_to_stop: Callable[[], int | None]) -> bool:
-    """Wait until all have ended, or one has failed and the others had their time -> whether they were asked to stop."""
+def _wait(processes: "list[subprocess.Popen[str]]", received_signal: Callable[[], int | None]) -> bool:
+    """Wait until all processes have ended, or `GRACE_SECONDS` after one failed -> whether a signal was forwarded."""
     signalled, deadline = False, math.inf
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        number = asked_to_stop()
+        number = received_signal()
         if number is not None and not signalled:
             signalled = True
             for process in processes:
                 _signal(process, number)
         if deadline == math.inf and any(process.poll() for process in processes):
-            deadline = time.monotonic() + LAST_WORDS
-        time.sleep(LOOK_EVERY)
+            deadline = time.monotonic() + GRACE_SECONDS
+        time.sleep(POLL_SECONDS)
     return signalled
 
 
@@ -107,16 +109,16 @@ def _raise_failure(processes: "list[subprocess.Popen[str]]", store: Store, signa
     failure = json.loads(store.get(FAILURE)) if store.check([FAILURE]) else None
     if failure and failure["kind"] == "UserError":
         raise UserError(failure["text"])
-    if signalled:  # what else they say is that they lost one another on the way out
+    if signalled:  # other errors are of processes that lost their peers while stopping
         return
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             raise UserError(
-                f"process {rank} of {len(codes)} was killed ({name}), perhaps for want of memory: lower "
-                "--micro_batch_size or --world_size; the same command goes on from the last checkpoint"
+                f"process {rank} of {len(codes)} was killed ({name}), perhaps because memory ran out: lower "
+                "--micro_batch_size or --world_size; the same command resumes from the last checkpoint"
             )
-    if failure and failure["kind"] == "SystemExit":  # asked to stop by someone else, or nobody reads what it prints
+    if failure and failure["kind"] == "SystemExit":  # it received a signal itself, or its output was closed
         raise SystemExit(int(failure["text"]))
     if failure:
         raise RuntimeError(f"process {failure['rank']} of {len(codes)} failed\n\n{failure['text']}")
@@ -124,15 +126,15 @@ def _raise_failure(processes: "list[subprocess.Popen[str]]", store: Store, signa
         raise SystemExit(max(code for code in codes if code is not None))
 
 
-def _end_with_the_parent() -> None:
-    """Its end of the pipe is closed when it is gone, in whatever way."""
-    sys.stdin.read()
-    os._exit(1)  # at once: nobody may be left who reads what would still be written
+def _exit_with_parent() -> None:
+    """Exit when the parent does: its end of the pipe is closed then, whatever the reason."""
+    sys.stdin.buffer.read()
+    os._exit(1)  # without flushing: there may be no reader left
 
 
-def _leave(code: int) -> NoReturn:
-    """End without taking apart what may still wait for other processes."""
-    with suppress(OSError):  # whoever read it may be gone
+def _exit(code: int) -> NoReturn:
+    """Exit without destroying the process group, which may still wait for other processes."""
+    with suppress(OSError):  # the reader may be gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)

@@ -1,7 +1,7 @@
-"""The processes that train one model together. Everything else asks here, and works the same with one.
+"""The processes that train one model together. All other code uses `Processes`, and works the same with one process.
 
-They find one another as torchrun has it: by RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
-`launch.py` starts them where torchrun does not.
+They rendezvous as under torchrun, by RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+`launch.py` sets these variables where torchrun does not.
 """
 
 import json
@@ -20,16 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llamita.errors import UserError
 
-PATIENCE = timedelta(days=1)  # one process prepares data, saves and writes samples, while the others wait
-MEETING = timedelta(minutes=10)  # by then the process that keeps the store has to be there
-FAILURE = "llamita/failure"  # where in the store the first process that failed says why
+TIMEOUT = timedelta(days=1)  # the others wait while one process prepares data, saves and samples
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # to connect to the process that hosts the store
+FAILURE = "llamita/failure"  # key in the store: why the first process that failed did so
 FIRST_ATTEMPT = "attempt 0"
-MEND = "start with torchrun, or unset WORLD_SIZE and use --world_size"
+HINT = "start with torchrun, or unset WORLD_SIZE and use --world_size"
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place: number `rank` of the `world_size` of the run, and the same among those of this machine."""
+    """The rank of this process among the `world_size` processes of the run, and among those of this machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -42,55 +42,55 @@ class Processes:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This process's part of `count` rows: neighbours, as even as it goes, all rows over all processes."""
+        """This process's share of `count` rows: contiguous, as even as possible, disjoint over processes."""
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, made such that its gradients are averaged over the processes in each backward pass."""
+        """`model`, in DDP if there are several processes: each backward pass averages gradients over them."""
         return model if self.world_size == 1 else DistributedDataParallel(model)
 
     def sum(self, value: float | int) -> float:
-        """The sum of a number over all processes, exact for whole numbers below 2⁵³."""
+        """The sum of a number over all processes, exact for integers below 2⁵³."""
         return value if self.world_size == 1 else self._reduced(value, dist.ReduceOp.SUM)
 
     def max(self, value: float | int) -> float:
-        """The largest of the numbers of all processes."""
+        """The maximum of a number over all processes."""
         return value if self.world_size == 1 else self._reduced(value, dist.ReduceOp.MAX)
 
-    def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in its place."""
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def wait(self) -> None:
-        """Wait until all processes are here."""
+    def barrier(self) -> None:
+        """Wait until all processes get here."""
         self.max(0)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process goes through the block, then all others together: they find what it wrote."""
+        """The main process runs the block first, then all others do, and find what it wrote."""
         if not self.is_main:
-            self.wait()
+            self.barrier()
         yield
         if self.is_main:
-            self.wait()
+            self.barrier()
 
-    def unsynchronised(self, model: nn.Module, but_the_last: bool) -> AbstractContextManager[None]:
-        """Around every micro-batch but the last one: add up gradients here before they are exchanged."""
-        return model.no_sync() if isinstance(model, DistributedDataParallel) and not but_the_last else nullcontext()
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Accumulate gradients without all-reducing them, for all micro-batches of an update but the last."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
-        # On the CPU, where gloo does it, also in runs on GPUs: nobody waits for what is under way there.
+        # On the CPU, by gloo, also in runs on GPUs: this does not wait for their kernels.
         total = torch.tensor(float(value), dtype=torch.float64)
         dist.all_reduce(total, operation)
         return total.item()
 
 
 def started_processes() -> int | None:
-    """How many processes torchrun, or llamita itself, started to train together; None where neither did.
+    """How many processes torchrun, or llamita itself, launched to train together; None if neither did.
 
-    Raises `UserError` where the environment says so in part only, or what cannot be.
+    Raises `UserError` if the environment variables are incomplete or invalid.
     """
     if "WORLD_SIZE" not in os.environ:
         return None
@@ -100,84 +100,84 @@ def started_processes() -> int | None:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that prints; known before, and after, the processes have found one another."""
+    """Whether this process is the one that prints, also outside `processes_from_environment`."""
     return started_processes() in (None, 1) or _number("RANK") == 0
 
 
 @contextmanager
 def processes_from_environment() -> Iterator[Processes]:
-    """The processes that were started together, or this one alone.
+    """The processes that were launched together, or this one alone.
 
-    Where one fails, all end: its exception goes on, and the others, which fail because they lost it, leave silently
-    with exit code 1.
+    If one fails, all end: its exception propagates, and the others, which fail because they lost it, exit silently
+    with code 1.
     """
     if started_processes() in (None, 1):
         yield Processes()
         return
-    store, (rank, world_size, *local) = meeting_store(), _place()
-    dist.init_process_group(_backend(), store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+    store, (rank, world_size, *local) = rendezvous_store(), _ranks()
+    dist.init_process_group(_backend(), store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     processes = Processes(rank, world_size, *local)
     try:
         yield processes
     except (Exception, SystemExit) as error:
-        # The group is left as it is: to take it apart under a DDP that the traceback still holds may hang.
-        if first_to_fail(store, error) or isinstance(error, SystemExit):
+        # The group is not destroyed: under a DDP that the traceback still references, that may hang.
+        if report_failure(store, error) or isinstance(error, SystemExit):
             raise
         raise SystemExit(1) from None
-    processes.wait()
+    processes.barrier()
     dist.destroy_process_group()
 
 
-def meeting_store() -> Store:
-    """Where the processes leave words for one another; kept by who started them, else by the first of them."""
-    rank, kept_for_us = _place()[0], os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+def rendezvous_store() -> Store:
+    """The key-value store that the processes share; hosted by the launcher, else by rank 0."""
+    rank, has_host = _ranks()[0], os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    main = rank == 0 and not kept_for_us
+    is_host = rank == 0 and not has_host
     try:
-        store = TCPStore(address, port, is_master=main, timeout=MEETING, wait_for_workers=False)
+        store = TCPStore(address, port, is_master=is_host, timeout=RENDEZVOUS_TIMEOUT, wait_for_workers=False)
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"no meeting at MASTER_ADDR {address}, MASTER_PORT {port} ({reason}): {MEND}") from None
-    store.set_timeout(PATIENCE)
+        raise UserError(f"no rendezvous at MASTER_ADDR {address}, MASTER_PORT {port} ({reason}): {HINT}") from None
+    store.set_timeout(TIMEOUT)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     return PrefixStore(f"attempt {attempt}" if attempt else FIRST_ATTEMPT, store)
 
 
-def first_to_fail(store: Store, error: BaseException) -> bool:
-    """Write down why this process failed, unless another one did so before. A store that is gone was lost with it."""
+def report_failure(store: Store, error: BaseException) -> bool:
+    """Record why this process failed, unless another one failed first; a store that is gone failed with its host."""
     kind = type(error).__name__
     text = str(error) if isinstance(error, UserError | SystemExit) else "".join(traceback.format_exception(error))
     with suppress(RuntimeError):
         if store.add(f"{FAILURE}/count", 1) == 1:
-            store.set(FAILURE, json.dumps({"rank": _place()[0], "kind": kind, "text": text}))
+            store.set(FAILURE, json.dumps({"rank": _ranks()[0], "kind": kind, "text": text}))
             return True
     return False
 
 
 def _check_environment() -> None:
-    """Raise `UserError` where what torchrun sets is there in part only, or cannot be."""
+    """Raise `UserError` if the variables that torchrun sets are incomplete or invalid."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(
-            f"WORLD_SIZE is set, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: {MEND}"
+            f"WORLD_SIZE is set, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: {HINT}"
         )
-    rank, world_size, *_ = _place()
+    rank, world_size, *_ = _ranks()
     if rank >= world_size:
-        raise UserError(f"RANK is {rank}, but WORLD_SIZE {world_size}, and ranks count from 0: {MEND}")
+        raise UserError(f"RANK is {rank}, but WORLD_SIZE is {world_size}, and ranks count from 0: {HINT}")
     if _number("MASTER_PORT") >= 2**16:
-        raise UserError(f"MASTER_PORT is {_number('MASTER_PORT')}, but ports end at 65535: {MEND}")
+        raise UserError(f"MASTER_PORT is {_number('MASTER_PORT')}, but the highest port is 65535: {HINT}")
 
 
 def _number(name: str, default: int | None = None) -> int:
-    """The number in an environment variable. Raises `UserError` where there is none."""
+    """The number in an environment variable. Raises `UserError` if it is not a number."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise UserError(f"the environment variable {name} is {text!r}, but must be a number: {MEND}")
+        raise UserError(f"the environment variable {name} is {text!r}, but must be a number: {HINT}")
     return int(text)
 
 
-def _place() -> tuple[int, int, int, int]:
-    """Rank and world size, and the same among the processes of this machine; where these are not told, all are here."""
+def _ranks() -> tuple[int, int, int, int]:
+    """Rank, world size, local rank, local world size; without the local ones, all processes are on this machine."""
     rank, world_size = _number("RANK"), _number("WORLD_SIZE")
     return rank, world_size, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", world_size)
 

@@ -1,4 +1,4 @@
-"""What is found out before step 1: memory, peak FLOP/s, and whether a run fits."""
+"""Before step 1: the memory estimate, micro-batches and compilation, peak FLOP/s, and the printed plan."""
 
 from llamita.planning.memory import Memory, cache_bytes_per_token, count_parameters, training_memory
 

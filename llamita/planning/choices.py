@@ -1,4 +1,4 @@
-"""How the steps of a run are computed: micro-batches and compiling, decided before the model is made."""
+"""How the steps of a run are computed: micro-batch size and compilation, decided before the model is built."""
 
 import math
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ from llamita.runtime.hardware import Hardware
 
 @dataclass(frozen=True)
 class StepChoices:
-    """How the steps of a run are computed, and why where nobody asked for it."""
+    """How the steps of a run are computed, and the reason where `auto` decided."""
 
     micro_batch_size: int
-    """Sequences that a process computes at once."""
+    """Sequences per forward and backward pass of a process."""
     compile: Kind = "off"
     micro_batch_reason: str = ""
     compile_reason: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was chosen, by name: as a run writes it down."""
+        """The choices by name, as a run records them."""
         return {"micro_batch_size": self.micro_batch_size, "compile": self.compile}
 
 
 def choose_steps(
     config: RunConfig, hardware: Hardware, processes: Processes, before: Mapping[str, Any] | None = None
 ) -> StepChoices:
-    """Decide every `auto` of the steps. `before`: the facts of when the run began; what auto chose then, it keeps.
+    """Resolve `auto` for the steps. `before`: the facts recorded when the run began, whose choices are made again.
 
-    Nothing is timed, and free memory is not looked at: the choices are a function of the configuration and the machine.
-    Raises `UserError` for what is asked for but does not fit into memory, or cannot be compiled.
+    Nothing is timed, and free memory is not read: the choices are a function of the configuration and the machine.
+    Raises `UserError` if what the user requested does not fit into memory, or cannot be compiled.
     """
     before = before or {}
     rows, micro_batch_reason = choose_micro_batch(config, hardware, processes, before.get("micro_batch_size"))

@@ -1,4 +1,4 @@
-"""Whether a run is compiled: it then waits before it is faster, which has to pay."""
+"""Whether to use `torch.compile`: only if the run is long enough to win back the time of compilation."""
 
 import torch
 
@@ -10,36 +10,36 @@ from llamita.runtime.compiling import Kind, compile_problem
 from llamita.runtime.hardware import Hardware
 
 NOMINAL_FLOPS = {"cpu": 50e9, "mps": 2e12, "cuda": 50e12}
-"""FLOP/s that a training step typically reaches on a device of this kind. A constant, since compiled steps round
-differently: by a measured speed, the same command would compile on one day and not on another."""
+"""Typical FLOP/s of a training step on this kind of device. A constant, since compiled steps round differently: with a
+measured speed, the same command would compile on one day and not on the next."""
 PAYS_AFTER = {"cpu": 600, "mps": 600, "cuda": 180}
-"""Nominal seconds of training that win back the wait for the compiler. On two CPU cores it takes 20 s and saves a tenth
-of each step; a GPU saves more and waits longer (an estimate, not measured)."""
+"""Nominal seconds of training from which on compilation pays off. On two CPU cores it takes 20 s and saves a tenth
+of each step; on a GPU it takes longer and saves more (an estimate, not measured)."""
 
 
 def choose_compile(
     config: RunConfig, hardware: Hardware, world_size: int = 1, known: Kind | None = None
 ) -> tuple[Kind, str]:
-    """How to compile, and why. Raises `UserError` where it is asked for, but cannot be done."""
-    wish, problem = config.run.compile, compile_problem(hardware.device)
-    if wish in ("on", "graphs") and problem:
-        raise UserError(f"--compile {wish}: {problem}; use --compile auto or off")
-    if wish != "auto":
-        return wish, "asked for"
+    """How to compile, and why. Raises `UserError` if the user requested it, but it is impossible here."""
+    requested, problem = config.run.compile, compile_problem(hardware.device)
+    if requested in ("on", "graphs") and problem:
+        raise UserError(f"--compile {requested}: {problem}; use --compile auto or off")
+    if requested != "auto":
+        return requested, "as requested"
     if known:
         return known, "as when the run began"
     if hardware.computes_natively:
-        return "off", "the fused kernels need no compiler"
+        return "off", "not needed with fused kernels"
     if problem:
         return "off", problem
     device = torch.device(hardware.device).type
     seconds = expected_flops(config) / world_size / NOMINAL_FLOPS[device]
     if seconds < PAYS_AFTER[device]:
-        return "off", f"{expected_flops(config):.1e} FLOP are too few to win back the wait"
-    return "on", f"{expected_flops(config):.1e} FLOP are enough to win back the wait"
+        return "off", f"{expected_flops(config):.1e} FLOP, too short a run to pay off"
+    return "on", f"{expected_flops(config):.1e} FLOP, long enough to pay off"
 
 
 def expected_flops(config: RunConfig) -> float:
-    """Floating-point operations of the whole run, where every window is as long as the context."""
+    """Floating-point operations of the whole run, if every window fills the context."""
     tokens = config.training.max_steps * config.training.sequences_per_update * config.model.max_seq_len
     return float(tokens) * flops_per_token(config.model, sum(count_parameters(config.model).values()))

@@ -1,4 +1,4 @@
-"""How much memory this machine has, how much of it is free, and the most that this process has held."""
+"""Total and free memory of this machine, and the peak memory of this process."""
 
 import ctypes
 import math
@@ -13,11 +13,11 @@ from llamita.errors import UserError
 from llamita.planning.memory import count_parameters, optimizer_state_bytes
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
-USABLE = 0.9  # of the total: the rest is left to the program itself and to the system
+USABLE = 0.9  # of the total: the rest is for the program itself and the system
 
 
 def require_memory_for_weights(config: RunConfig, device: str, processes: int = 1) -> None:
-    """Raise `UserError` where weights, gradients and optimizer state alone exceed `memory_limit`. Allocates nothing."""
+    """Raise `UserError` if weights, gradients and optimizer state alone exceed `memory_limit`. Allocates nothing."""
     parameters, limit = sum(count_parameters(config.model).values()), memory_limit(device, processes)
     needed = 8 * parameters + optimizer_state_bytes(config)  # weights and gradients are fp32
     if needed > limit:
@@ -28,10 +28,10 @@ def require_memory_for_weights(config: RunConfig, device: str, processes: int = 
 
 
 def memory_limit(device: str, processes: int = 1) -> float:
-    """Bytes that one process may plan with: a fixed share of the device's memory, or of its part of the machine's.
+    """Bytes that one process may use: a fixed share of its GPU's memory, or of its part of the machine's.
 
-    `processes`: how many train on this machine. It depends on the machine alone, never on what else runs, so that the
-    same command makes the same choices on every day.
+    `processes`: how many train on this machine. The limit depends only on the machine, not on its load, so that the
+    same command always makes the same choices.
     """
     if device.startswith("cuda"):
         return USABLE * torch.cuda.get_device_properties(device).total_memory  # each process has a GPU of its own
@@ -39,22 +39,19 @@ def memory_limit(device: str, processes: int = 1) -> float:
 
 
 def total_memory() -> float:
-    """Bytes of memory of this machine, or of the container; infinity where the system does not say."""
+    """Bytes of memory of this machine, or of the container; infinity if the system does not tell."""
     return min(_physical_memory(), _control_group("memory.max"))
 
 
 def free_memory(device: str) -> float:
-    """Bytes that this process could take now without pushing out others; infinity where the system does not say."""
+    """Bytes that this process could allocate now without swapping; infinity if the system does not tell."""
     if device.startswith("cuda"):
         return float(torch.cuda.mem_get_info(device)[0])
     return min(_free_of_the_machine(), _control_group("memory.max") - _control_group("memory.current", unknown=0.0))
 
 
 def peak_memory(device: str) -> float:
-    """The most bytes that this process has held: allocated on a GPU, else resident; NaN where the system does not say.
-
-    Windows does not say it without a library of its own.
-    """
+    """Peak bytes of this process: allocated on a GPU, else resident; NaN if unknown, as on Windows."""
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
     try:

@@ -1,8 +1,8 @@
-"""How much memory a training run takes, before there is one: an update is computed on tensors without values.
+"""Estimate the memory of a training run before it starts, by running an update on FakeTensors.
 
-PyTorch's fake tensors have shapes, types and storages of a size, but no memory. What real ones would take, and when
-they would be freed, is counted while the very code of training runs on them: so a preset of 65 billion parameters is
-looked at on a laptop, and no formula has to follow the code.
+FakeTensors have shapes, dtypes and storage sizes, but no memory. The actual training code runs on them while a dispatch
+mode counts what real tensors would allocate and free. So a laptop can estimate a model of 65 billion parameters, and no
+formula has to be kept in line with the code.
 """
 
 import weakref
@@ -20,31 +20,31 @@ from torch.utils._pytree import tree_leaves
 
 from llamita import ops
 from llamita.config import ModelConfig, RunConfig, replace
-from llamita.evaluate.loss import TOKENS_AT_ONCE
+from llamita.evaluate.loss import TOKENS_PER_BATCH
 from llamita.model import Llama
 from llamita.ops.cpu.scratch import fake_buffers
 from llamita.optim import Optimizer, build_optimizer
 from llamita.runtime.hardware import Hardware
 
 FEW_LAYERS = 1, 2
-"""Layers are all alike: two numbers of them tell what each further one takes."""
+"""All layers are alike: two estimates with different numbers of layers give the memory of each additional one."""
 
 
 HEAP = {"fp32": 1.32, "bf16": 1.2}
-"""Resident bytes on a CPU for a byte in use, by precision: glibc's heap keeps what was freed between what is in use.
+"""Resident bytes on a CPU per byte in use, by precision: glibc's heap is fragmented, and keeps freed memory.
 
-An allowance fitted to runs, not derived (docs/results.md, "Memory"). With large blocks mapped one by one, what is
-resident is what is counted, but each step then faults its memory in again (see `_keep_freed_memory`).
+Fitted to measured runs, not derived (docs/results.md, "Memory"). With large blocks mapped one by one, resident memory
+would be what is counted, but each step would fault its memory in again (see `_keep_freed_memory`).
 """
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training run by kind. The kinds are not all there at once: `peak` is the most at any moment.
+    """Bytes of a training run by kind. The kinds do not all coexist, so `peak` is not their sum.
 
-    activations    what the forward pass of a micro-batch leaves for the backward pass
-    peak           of updates, evaluations and samples, with what is there for a moment only, and on a CPU with what
-                   the heap holds besides; without the program itself
+    activations    what the forward pass of a micro-batch saves for the backward pass
+    peak           of updates, evaluation and sampling, including temporaries, and on a CPU the overhead of the heap;
+                   without the program itself
     """
 
     weights: int
@@ -55,7 +55,7 @@ class Memory:
 
 
 def training_memory(config: RunConfig, hardware: Hardware) -> Memory:
-    """What training by `config` takes on `hardware`, where the vocabulary has the size that is asked for."""
+    """Memory of training by `config` on `hardware`, assuming that the vocabulary reaches its requested size."""
     parameters, state = sum(count_parameters(config.model).values()), optimizer_state_bytes(config)
     layers = config.model.num_layers
     few, more = FEW_LAYERS if layers > max(FEW_LAYERS) else (layers, layers)
@@ -72,7 +72,7 @@ def training_memory(config: RunConfig, hardware: Hardware) -> Memory:
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameters by group, as of `Llama.num_parameters`, without allocating them."""
+    """Parameters by group, as `Llama.num_parameters` returns them, without allocating them."""
     with torch.device("meta"):
         return Llama(config).num_parameters()
 
@@ -84,17 +84,17 @@ def optimizer_state_bytes(config: RunConfig) -> int:
 
 
 def cache_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int:
-    """Bytes of the key-value cache for one token of one sequence; numbers of 2 bytes are bf16."""
+    """Bytes of the KV cache per token of a sequence; 2 bytes per number is bf16."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * bytes_per_number
 
 
 def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
-    """Peak bytes of evaluation, forward pass, backward pass and optimizer; and the activations."""
+    """Peak bytes of evaluation, forward pass, backward pass and optimizer step, and bytes of activations."""
     with torch.device("meta"):
         model = Llama(config.model)
-    asked_for = config.run.micro_batch_size
-    rows = asked_for if isinstance(asked_for, int) and asked_for else config.training.batch_size
-    with ops.backend(hardware.kernels), FakeTensorMode(), _Ledger() as ledger, fake_buffers():
+    requested = config.run.micro_batch_size
+    rows = requested if isinstance(requested, int) and requested else config.training.batch_size
+    with ops.backend(hardware.kernels), FakeTensorMode(), _AllocationTracker() as tracker, fake_buffers():
         tensors = {name: torch.empty(value.shape, dtype=value.dtype, device=hardware.device).requires_grad_(learned)
                    for named, learned in ((model.named_parameters(), True), (model.named_buffers(), False))
                    for name, value in named}  # fmt: skip
@@ -102,20 +102,20 @@ def _phases(config: RunConfig, hardware: Hardware) -> dict[str, int]:
         optimizer = _optimizer_of(tensors, model, config)
         _allocate_state(optimizer, weights)
         phases = {}
-        for weight in weights:  # which the second micro-batch adds to, and the plan's second step on trial
+        for weight in weights:  # gradients exist when the second micro-batch, or trial step, accumulates into them
             weight.grad = torch.empty_like(weight)
-        before = ledger.bytes
-        with ledger.peak(phases, "forward"):
+        before = tracker.bytes
+        with tracker.peak(phases, "forward"):
             loss = _loss(model, tensors, config, hardware, rows)
-        phases["activations"] = ledger.bytes - before
-        with ledger.peak(phases, "backward"):
+        phases["activations"] = tracker.bytes - before
+        with tracker.peak(phases, "backward"):
             loss.backward()
         del loss
-        with ledger.peak(phases, "optimizer"):
+        with tracker.peak(phases, "optimizer"):
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad(), ledger.peak(phases, "evaluation"):  # last: a step leaves what it will use again
-            _loss(model, tensors, config, hardware, max(1, TOKENS_AT_ONCE // config.model.max_seq_len))
+        with torch.no_grad(), tracker.peak(phases, "evaluation"):  # last: a step leaves buffers that it will reuse
+            _loss(model, tensors, config, hardware, max(1, TOKENS_PER_BATCH // config.model.max_seq_len))
     return phases
 
 
@@ -126,24 +126,24 @@ def _loss(model: Llama, tensors: dict[str, Tensor], config: RunConfig, hardware:
 
 
 def _optimizer_of(tensors: dict[str, Tensor], model: Llama, config: RunConfig) -> Optimizer:
-    """The optimizer of the run, with `tensors` in place of the parameters of these names."""
+    """The optimizer of the run, with `tensors` in place of the parameters with these names."""
     optimizer = build_optimizer(config.optimizer, model)
-    stand_ins = {parameter: tensors[name] for name, parameter in model.named_parameters()}
+    replacements = {parameter: tensors[name] for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
-        group["params"] = [stand_ins[parameter] for parameter in group["params"]]
+        group["params"] = [replacements[parameter] for parameter in group["params"]]
     return optimizer
 
 
 def _allocate_state(optimizer: Optimizer, weights: list[Tensor]) -> None:
-    """After the first update there is always an optimizer state."""
+    """Allocate the optimizer state, which exists from the first update on."""
     for weight in weights:
         weight.grad = torch.empty_like(weight)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-class _Ledger(TorchDispatchMode):
-    """Keeps account of the storages that are alive."""
+class _AllocationTracker(TorchDispatchMode):
+    """Tracks the storages that are alive, and their peak size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,27 +151,27 @@ class _Ledger(TorchDispatchMode):
         self.known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compute, and enter what is new."""
+        """Run the operation, and track the storages that it allocates."""
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._enter(tensor.untyped_storage())
+                self._track(tensor.untyped_storage())
         return out
 
     @contextmanager
     def peak(self, phases: dict[str, int], name: str) -> Iterator[None]:
-        """Enter the most bytes that are alive at once inside the block as `phases[name]`."""
+        """Set `phases[name]` to the peak bytes inside the block."""
         self.most = self.bytes
         yield
         phases[name] = self.most
 
-    def _enter(self, storage: torch.UntypedStorage) -> None:
-        place, size = storage._cdata, storage.nbytes()
-        if place not in self.known:
-            self.known[place] = weakref.ref(storage, lambda _: self._strike(place, size))
+    def _track(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage._cdata, storage.nbytes()
+        if address not in self.known:
+            self.known[address] = weakref.ref(storage, lambda _: self._untrack(address, size))
             self.bytes += size
             self.most = max(self.most, self.bytes)
 
-    def _strike(self, place: int, size: int) -> None:
-        del self.known[place]
+    def _untrack(self, address: int, size: int) -> None:
+        del self.known[address]
         self.bytes -= size

@@ -1,4 +1,4 @@
-"""Into how many micro-batches an update is cut: what fits into the memory of the machine, by the estimate."""
+"""The micro-batch size: the largest that fits into memory, by the estimate."""
 
 import math
 from collections.abc import Iterator
@@ -10,41 +10,41 @@ from llamita.planning.machine_memory import free_memory, memory_limit
 from llamita.planning.memory import count_parameters, optimizer_state_bytes, training_memory
 from llamita.runtime.hardware import Hardware
 
-SURELY = 0.25  # of the limit: what takes less by the rough bound is not estimated exactly
+CERTAIN = 0.25  # of the limit: below it, the rough upper bound is enough, and saves the estimate
 
 
 def choose_micro_batch(
     config: RunConfig, hardware: Hardware, processes: Processes, known: int | None = None
 ) -> tuple[int, str]:
-    """How many sequences a process computes at once, and why: what is asked for; for auto, the largest that fits.
+    """The micro-batch size of each process, and the reason: the requested one, or for auto the largest that fits.
 
-    A pure function of the configuration, the device and its total memory: micro-batches round differently, so neither
-    a clock nor free memory has a say. `known`: what auto chose when the run began, which it chooses again.
-    Raises `UserError`, naming one that fits, where what is asked for does not.
+    A pure function of the configuration, the device and its total memory: micro-batch sizes round differently, so the
+    choice depends neither on timing nor on free memory. `known`: what auto chose when the run began, and chooses again.
+    Raises `UserError` if the requested size does not fit, naming one that does.
     """
-    share, wish = math.ceil(config.training.batch_size / processes.world_size), config.run.micro_batch_size
-    if wish == "auto" and known:
+    share, requested = math.ceil(config.training.batch_size / processes.world_size), config.run.micro_batch_size
+    if requested == "auto" and known:
         return min(known, share), "as when the run began"
     limit = memory_limit(hardware.device, processes.local_world_size)
 
     def fits(rows: int) -> bool:
-        exceeded = needed_memory(config, hardware, rows, enough=SURELY * limit) > limit
+        exceeded = needed_memory(config, hardware, rows, enough=CERTAIN * limit) > limit
         return processes.max(exceeded) == 0  # processes on other machines may have less
 
-    rows = share if wish == "auto" else min(wish or share, share)
+    rows = share if requested == "auto" else min(requested or share, share)
     if fits(rows):
         return rows, ""
     smaller = next((size for size in _halves(rows) if fits(size)), None)
-    if wish != "auto" or smaller is None:
+    if requested != "auto" or smaller is None:
         raise UserError(_refusal(config, rows, smaller, needed_memory(config, hardware, rows), limit))
-    return smaller, "the most that fits into memory"
+    return smaller, "the largest that fits into memory"
 
 
 def needed_memory(config: RunConfig, hardware: Hardware, rows: int, enough: float = 0.0) -> float:
-    """Bytes that training in micro-batches of `rows` sequences takes at its peak, by the estimate of `memory.py`.
+    """Peak bytes of training in micro-batches of `rows` sequences, as estimated in `memory.py`.
 
-    The estimate computes a step on FakeTensors, which takes a second: where a rough upper bound is below `enough`, it
-    is that bound.
+    The estimate runs a step on FakeTensors, which takes a second. If a rough upper bound is below `enough`, returns
+    that bound instead.
     """
     bound = _upper_bound(config, rows)
     if bound < enough:
@@ -53,14 +53,14 @@ def needed_memory(config: RunConfig, hardware: Hardware, rows: int, enough: floa
 
 
 def warn_of_full_memory(config: RunConfig, hardware: Hardware, rows: int) -> str | None:
-    """What to say where the memory that training needs is not free at present. Nothing is chosen by that."""
+    """A warning if less memory is free now than training needs. No choice depends on it."""
     free = free_memory(hardware.device)
-    needed = needed_memory(config, hardware, rows, enough=SURELY * free)
+    needed = needed_memory(config, hardware, rows, enough=CERTAIN * free)
     if needed <= free:
         return None
     return (
-        f"warning: training needs about {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free at present: close "
-        "other programs, or the system may slow down or end this one"
+        f"warning: training needs about {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free now: close "
+        "other programs, or the system may become slow or kill this one"
     )
 
 
@@ -72,7 +72,7 @@ def _halves(count: int) -> Iterator[int]:
 
 
 def _upper_bound(config: RunConfig, rows: int) -> float:
-    """Bytes, more rather than less: what parameters need, and 64 fp32 numbers per layer, channel and token."""
+    """An upper bound in bytes: the parameters, and 64 fp32 numbers per layer, channel and token."""
     model = config.model
     parameters, tokens = sum(count_parameters(model).values()), rows * model.max_seq_len
     held = 12 * parameters + optimizer_state_bytes(config)  # weights, gradients, and a temporary of that size
@@ -85,5 +85,5 @@ def _refusal(config: RunConfig, rows: int, smaller: int | None, needed: float, l
         f"about {needed / 1e9:,.1f} GB, and a process may use {limit / 1e9:,.1f} GB here"
     )
     if smaller is None:
-        return f"{what}, and one sequence at a time does not fit either: choose a smaller model, or lower --max_seq_len"
+        return f"{what}, and even one sequence does not fit: choose a smaller model, or lower --max_seq_len"
     return f"{what}: use --micro_batch_size {smaller} (the update stays the same), or auto"

@@ -1,4 +1,4 @@
-"""Peak FLOP/s of this machine, measured, and model FLOP utilization. Both are printed only; they decide nothing."""
+"""Measured peak FLOP/s of this machine, and model FLOP utilization. Only printed: no choice depends on them."""
 
 import time
 
@@ -8,16 +8,16 @@ from llamita.config import ModelConfig
 from llamita.runtime.hardware import AUTOCAST, Hardware
 
 LARGEST = {"cpu": 1024, "mps": 4096, "cuda": 8192}
-"""Of square matrices: large enough that a product does nothing but multiply."""
+"""Size of square matrices by device: large enough for a matrix product to be compute-bound."""
 SMALLEST = 256
-ENOUGH = 0.005  # seconds of a product: a precision that a processor only imitates would take minutes for the largest
+ENOUGH = 0.005  # seconds per product: in an emulated precision, the largest would take minutes
 ROUNDS = 3
 
 
 def peak_flops(hardware: Hardware) -> float:
-    """FLOP/s of one large matrix product in the precision of the run, at its best.
+    """Peak FLOP/s of a large matrix product in the precision of the run.
 
-    The best of a few products, since what else runs can only lengthen one.
+    The best of a few products, since other programs can only slow one down.
     """
     size, largest = SMALLEST, LARGEST[torch.device(hardware.device).type]
     while (seconds := _best_seconds(size, hardware)) < ENOUGH and size < largest:
@@ -39,10 +39,10 @@ def _seconds_of_product(x: torch.Tensor, hardware: Hardware) -> float:
 
 
 def flops_per_token(config: ModelConfig, parameters: int) -> int:
-    """Floating-point operations of one training step for one token (Chowdhery et al., 2022, appendix B).
+    """Floating-point operations of training per token (Chowdhery et al., 2022, appendix B).
 
-    6 for each weight that multiplies (2 forward, 4 backward; looking up a token or a position multiplies nothing, but
-    the head does), and 12 · layers · width · context for attention, halved since it is causal.
+    6 per weight of a matrix product (2 forward, 4 backward; the head counts, embedding lookups do not), and
+    12 · layers · hidden_size · context for attention, halved because it is causal.
     """
     rows = (0 if config.tie_embeddings else config.vocab_size) + config.max_seq_len * (config.position == "learned")
     attention = 6 * config.num_layers * config.num_heads * config.head_dim * config.max_seq_len
@@ -50,5 +50,5 @@ def flops_per_token(config: ModelConfig, parameters: int) -> int:
 
 
 def utilization(flops_per_second: float, peak: float) -> float:
-    """Model FLOP utilization (Chowdhery et al., 2022): what the model needs, as a share of what the hardware can do."""
+    """Model FLOP utilization (Chowdhery et al., 2022): the FLOP/s of the model over the peak of the hardware."""
     return flops_per_second / peak

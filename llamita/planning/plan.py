@@ -1,4 +1,4 @@
-"""What a run is going to do, in numbers, before it does it."""
+"""The plan of a run: what it will do, printed before the first step."""
 
 import math
 import time
@@ -6,32 +6,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamita.config import RunConfig
+from llamita.config import OptimizerConfig, RunConfig
 from llamita.data import Dataset
 from llamita.parallel import Processes
 from llamita.planning.choices import StepChoices
+from llamita.planning.intervals import Intervals
 from llamita.planning.peak import flops_per_token, utilization
 from llamita.runtime.hardware import Hardware
 
-COMPILED = {"off": "not compiled", "on": "compiled", "graphs": "compiled, as CUDA graphs"}
-MANY, FEW = 5, 1  # further trials of a step that takes less than a second, and of a longer one
+COMPILED = {"off": "not compiled", "on": "compiled", "graphs": "compiled, with CUDA graphs"}
+MANY, FEW = 5, 1  # more trials of a step that takes less than a second, and of a longer one
+MANY_EPOCHS = 4
+"""Up to about four epochs, repeated text is nearly as good as new (Muennighoff et al., 2023)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run as it will be, for `lines` to print.
+    """What a run will do; `lines` are printed.
 
-    parameters    by group, as of `Llama.num_parameters`
-    peak          FLOP/s of one process, as measured
-    seconds       of one update, as measured
-    memory        bytes of one process, as measured; NaN where the system does not say
-    step          that the run goes on from
+    parameters    by group, as in `Llama.num_parameters`
+    peak          measured peak FLOP/s of one process
+    seconds       measured time of one update
+    memory        measured peak bytes of one process; NaN where the system does not tell
+    step          the step that the run resumes from; 0 for a new run
     """
 
     config: RunConfig
     data: Dataset
     hardware: Hardware
     choices: StepChoices
+    intervals: Intervals
     processes: Processes
     directory: Path
     parameters: Mapping[str, int]
@@ -41,29 +45,35 @@ class Plan:
     step: int = 0
 
     def lines(self) -> dict[str, str]:
-        """The lines of the plan, by their headings."""
+        """Heading -> text, in the order in which they are printed."""
         return {
-            "run": f"{self.directory}" + (f", going on from step {self.step:,}" if self.step else ""),
+            "run": f"{self.directory}" + (f", resuming at step {self.step:,}" if self.step else ""),
             "hardware": self._hardware(),
             "steps": self._steps(),
             "data": self._data(),
             "parameters": self._parameters(),
             "compute": self._compute(),
             "update": self._update(),
+            "optimizer": self._optimizer(),
             "length": self._length(),
+            "intervals": str(self.intervals),
             "expected": self._expected(),
         }
 
     @property
     def tokens_per_window(self) -> float:
-        """Tokens that a window teaches, on average: documents may be shorter than the context."""
-        part = self.data.prepared.train.part
-        return min(self.config.model.max_seq_len, part.tokens / len(self.data.train))
+        """Targets of a window, on average: documents may be shorter than the context."""
+        return self.data.train.num_targets / len(self.data.train)
 
     @property
     def tokens_per_update(self) -> float:
-        """Tokens that an update learns from, on average, over all processes."""
+        """Targets of an update, on average, over all processes."""
         return self.config.training.sequences_per_update * self.tokens_per_window
+
+    @property
+    def epochs(self) -> float:
+        """How often the run sees the training text."""
+        return self.config.training.max_steps * self.config.training.sequences_per_update / len(self.data.train)
 
     def _hardware(self) -> str:
         processes = f"{self.processes.world_size} processes, each " if self.processes.world_size > 1 else ""
@@ -76,10 +86,12 @@ class Plan:
         return f"micro-batches of {choices.micro_batch_size:,} sequences{because}, {compiled}"
 
     def _data(self) -> str:
-        prepared = self.data.prepared
+        data = self.data
+        left_out = data.prepared.train.part.tokens - data.train.num_targets - 1  # the first token is only an input
+        rest = f" (the last {left_out:,} do not fill a window)" if left_out > 0 else ""
         return (
-            f"{prepared.manifest.source}: {prepared.train.part.tokens:,} tokens to train on, "
-            f"{prepared.validation.part.tokens:,} to validate, vocabulary {self.config.model.vocab_size:,}"
+            f"{data.prepared.manifest.source}: {data.train.num_targets:,} training tokens{rest}, "
+            f"{data.validation.num_targets:,} validation tokens, vocabulary {self.config.model.vocab_size:,}"
         )
 
     def _parameters(self) -> str:
@@ -91,7 +103,7 @@ class Plan:
         tokens = self.config.training.max_steps * self.tokens_per_update
         return (
             f"{flops_per_token(self.config.model, total) / 1e6:,.1f} MFLOP per token, {tokens / total:,.1f} tokens per "
-            f"parameter; the peak here is {self.peak / 1e9:,.0f} GFLOP/s"
+            f"parameter; measured peak {self.peak / 1e9:,.0f} GFLOP/s"
         )
 
     def _update(self) -> str:
@@ -101,10 +113,14 @@ class Plan:
             f"{self.tokens_per_window:,.0f} tokens = {self.tokens_per_update:,.0f} tokens"
         )
 
+    def _optimizer(self) -> str:
+        config = self.config.optimizer
+        warmup = f" after {config.warmup_steps:,} warmup steps" if config.warmup_steps else ""
+        return f"AdamW, peak learning rate {config.learning_rate:.4g}{warmup}, {_decay(config)}"
+
     def _length(self) -> str:
         steps = self.config.training.max_steps
-        epochs = steps * self.config.training.sequences_per_update / len(self.data.train)
-        return f"{steps:,} steps, {steps * self.tokens_per_update:,.0f} tokens, {epochs:.2f} epochs"
+        return f"{steps:,} steps, {steps * self.tokens_per_update:,.0f} tokens, {self.epochs:.2f} epochs"
 
     def _expected(self) -> str:
         left = (self.config.training.max_steps - self.step) * self.seconds
@@ -115,27 +131,48 @@ class Plan:
 
 
 def warn_of_short_run(config: RunConfig) -> str | None:
-    """What to say where a run ends before its learning rate has grown: it learns next to nothing."""
+    """A warning where a run ends within its warmup: the learning rate never reaches its peak."""
     warmup, steps = config.optimizer.warmup_steps, config.training.max_steps
     if warmup <= steps:
         return None
     return (
-        f"warning: {steps:,} steps end before the {warmup:,} of the warmup, and the learning rate grows to "
-        f"{steps / warmup:.0%} of what it should be: lower --warmup_steps, or raise --max_steps or --epochs"
+        f"warning: the run ends after {steps:,} of {warmup:,} warmup steps, so the learning rate reaches only "
+        f"{steps / warmup:.0%} of its peak: lower --warmup_steps, or raise --max_steps or --epochs"
+    )
+
+
+def warn_of_many_epochs(plan: Plan) -> str | None:
+    """A warning where a run repeats its text so often that it will memorize it."""
+    if plan.epochs <= MANY_EPOCHS:
+        return None
+    steps = math.ceil(MANY_EPOCHS * len(plan.data.train) / plan.config.training.sequences_per_update)
+    return (
+        f"warning: {plan.config.training.max_steps:,} steps are {plan.epochs:,.0f} epochs of this text, and beyond "
+        f"about {MANY_EPOCHS} a model starts to memorize: --epochs {MANY_EPOCHS} is {steps:,} steps; more text, or "
+        "--dropout 0.1, helps a longer run"
     )
 
 
 def seconds_of_step(trial_step: Callable[[], object], processes: Processes) -> float:
-    """Seconds of `trial_step`, which computes an update and leaves the run as it was: the best of a few."""
-    # The first one also warms up. All processes have to agree on how many follow: they compute them together.
+    """Seconds of `trial_step`, which computes an update and leaves the run as it was: the best of a few trials."""
+    # The first trial is also the warmup. All processes have to agree on how many follow: they compute them together.
     short = processes.max(_seconds(trial_step)) < 1
-    return min(_seconds(trial_step) for _ in range(MANY if short else FEW))  # what else runs can only lengthen it
+    return min(_seconds(trial_step) for _ in range(MANY if short else FEW))  # other programs can only slow it down
 
 
 def _seconds(trial_step: Callable[[], object]) -> float:
     started = time.perf_counter()
     trial_step()
     return time.perf_counter() - started
+
+
+def _decay(config: OptimizerConfig) -> str:
+    """The schedule after the warmup, in words."""
+    if config.schedule != "constant":
+        return f"{config.schedule} decay to {config.min_learning_rate:.4g}"
+    if config.decay_share == 0:
+        return "constant"
+    return f"constant, then linear decay to {config.min_learning_rate:.4g} over the last {config.decay_share:.0%}"
 
 
 def _duration(seconds: float) -> str:

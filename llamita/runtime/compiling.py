@@ -1,4 +1,4 @@
-"""A model compiled by `torch.compile`, and what stands in the way of that."""
+"""A model compiled by `torch.compile`, and what may prevent that."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ COMPILERS = "c++", "g++", "clang++"
 
 
 def compile_problem(device: str) -> str | None:
-    """What stands in the way of compiling for a device, in a few words; None where nothing is known to."""
+    """Why torch.compile cannot be used for a device, in a few words; None if nothing is known to prevent it."""
     kind = torch.device(device).type
     if kind == "mps":
         return "torch does not compile for Apple GPUs reliably"
@@ -32,28 +32,28 @@ def compile_problem(device: str) -> str | None:
 
 
 def require_graphs(device: str, micro_batches: int, processes: int) -> None:
-    """Raise `UserError` where steps of so many micro-batches in so many processes can't be CUDA graphs.
+    """Raise `UserError` if steps of this many micro-batches and processes cannot be CUDA graphs.
 
-    What a graph computes lies where its next replay will write: gradients have to be used up by then.
+    The next replay of a graph overwrites its outputs, so gradients cannot accumulate over micro-batches.
     """
     if torch.device(device).type != "cuda":
-        raise UserError("--compile graphs: CUDA graphs need a GPU of NVIDIA's; use --compile auto or off")
+        raise UserError("--compile graphs: CUDA graphs need an NVIDIA GPU; use --compile auto or off")
     if micro_batches > 1:
         raise UserError(
-            f"--compile graphs: CUDA graphs take an update at once, not {micro_batches} parts of it: lower "
-            "--batch_size to what fits, without --grad_accum_steps and --micro_batch_size, or use --compile on"
+            f"--compile graphs: CUDA graphs need an update in one micro-batch, not in {micro_batches}: lower "
+            "--batch_size until it fits, without --grad_accum_steps and --micro_batch_size, or use --compile on"
         )
     if processes > 1:
-        raise UserError("--compile graphs: CUDA graphs are for one process; use --compile on")
+        raise UserError("--compile graphs: CUDA graphs work in one process only; use --compile on")
 
 
 class Compiled(nn.Module):
-    """A model to train, compiled when it first runs, for one shape: every batch is padded to it.
+    """A model to train, compiled on its first call, for one shape to which every batch is padded.
 
-    Were shapes generalised, what is computed would depend on which of them came first, and a resumed run would round
-    differently. Evaluation and samples compute with the model as it is.
+    With dynamic shapes, the compiled code would depend on which shape came first, and a resumed run would round
+    differently. Evaluation and sampling use the model without compilation.
 
-    As `graphs`, a GPU replays all kernels of a pass as one: a small model otherwise waits for each to be launched.
+    With `graphs`, a GPU replays all kernels of a pass with one launch: small models otherwise wait for launches.
     """
 
     def __init__(self, model: nn.Module, rows: int, seq: int, graphs: bool = False):
@@ -63,7 +63,7 @@ class Compiled(nn.Module):
         self.compiled = torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)
 
     def forward(self, ids: Tensor, targets: Tensor, reduction: Literal["sum"] = "sum") -> Tensor:
-        """ids, targets (batch, seq) -> () the summed loss; what is padded counts for nothing."""
+        """ids, targets (batch, seq) -> () the summed loss; padding does not count."""
         return self.compiled(self._padded(ids, 0), self._padded(targets, IGNORED), reduction=reduction)
 
     def _padded(self, x: Tensor, value: int) -> Tensor:

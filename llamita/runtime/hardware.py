@@ -1,4 +1,4 @@
-"""Where a run is computed, and in which precision: what `auto` means, and how it is applied to a model."""
+"""Device, precision, kernels and threads of a run: what `auto` means, and how it is applied to a model."""
 
 import ctypes
 import re
@@ -20,34 +20,34 @@ from llamita.runtime.threads import choose_threads, usable_cores
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PROCESSES_PER_CORE = 4  # more than one is good for trials only; each takes some 300 MB before it computes anything
+PROCESSES_PER_CORE = 4  # more than one is only useful for trials; each takes some 300 MB for itself
 PRECISION_REASONS = {
-    "bf16": "which it multiplies natively",
-    "fp16": "which it multiplies natively, and bf16 it does not",
-    "fp32": "it multiplies nothing narrower natively",
+    "bf16": "natively supported",
+    "fp16": "natively supported, unlike bf16",
+    "fp32": "no native support for bf16 or fp16",
 }
-BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of Intel and AMD, of Intel, of Arm
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # Intel and AMD, Intel, Arm
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how a run is computed: what was asked for, with every `auto` decided."""
+    """Where and how a run is computed: the requested settings, with every `auto` resolved."""
 
     device: str
     precision: str
     threads: int
     kernels: str = "native"
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Why each was chosen, where nobody asked for it."""
+    """Setting -> why `auto` chose its value."""
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What was chosen, by name: as a run writes it down."""
+        """The choices by name, as a run records them."""
         return {"device": self.device, "precision": self.precision, "threads": self.threads, "kernels": self.kernels}
 
     @property
     def computes_natively(self) -> bool:
-        """Whether fused kernels compute the model: they are for bf16 on a CPU."""
+        """Whether fused kernels compute the model: they exist for bf16 on a CPU."""
         return self.kernels == "native" and self.device == "cpu" and self.precision == "bf16"
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Hardware:
         return model.to(self.device)
 
     def wait(self) -> None:
-        """Wait until the device has done what it was asked to: before a clock is read."""
+        """Synchronize with the device, before a clock is read."""
         kind = torch.device(self.device).type
         if kind == "cuda":
             torch.cuda.synchronize(self.device)
@@ -74,13 +74,13 @@ class Hardware:
             torch.mps.synchronize()
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass: matrix products in the precision, everything delicate in fp32."""
+        """The context of a forward pass: autocast to the precision of the run."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, AUTOCAST[self.precision])
 
     def scaling(self, state: dict[str, Any] | None = None) -> Scaling:
-        """What keeps small gradients from vanishing in the precision; `state`: where it stood in a checkpoint."""
+        """Loss scaling, which keeps small gradients from underflowing in fp16; `state`: its state in a checkpoint."""
         return DynamicLossScaling(**(state or {})) if self.precision == "fp16" else NoScaling()
 
 
@@ -89,14 +89,14 @@ def choose_hardware(
     processes: Processes = Processes(),  # noqa: B008  (frozen)
     model: ModelConfig | None = None,
 ) -> Hardware:
-    """Decide every `auto`, by the machine and the shape of `model`, never by the load.
+    """Resolve every `auto`, by the machine and the shape of `model`, never by the load.
 
-    Raises `UserError` for a device that is not there, or not for so many processes.
+    Raises `UserError` for a device that is missing, or that cannot serve this many processes.
     """
     device = _best_device() if config.device == "auto" else config.device
     _check_device(device)
     if processes.world_size > 1:
-        _take_device(device, processes)
+        _assign_device(device, processes)
     precision = best_precision(device) if config.precision == "auto" else config.precision
     reasons = {"precision": PRECISION_REASONS[precision]} if config.precision == "auto" else {}
     kernels, reasons["kernels"] = _choose_kernels(config.kernels)
@@ -104,21 +104,21 @@ def choose_hardware(
     return Hardware(device, precision, threads, kernels, reasons=reasons)
 
 
-def _choose_kernels(wish: str) -> tuple[str, str]:
-    if wish != "auto":
-        return wish, "asked for"
-    return ("native", "fused where they fit") if jit.available() else ("plain", "numba cannot be imported")
+def _choose_kernels(requested: str) -> tuple[str, str]:
+    if requested != "auto":
+        return requested, "as requested"
+    return ("native", "fused where available") if jit.available() else ("plain", "numba cannot be imported")
 
 
 def best_precision(device: str) -> str:
-    """The narrowest that the device multiplies natively: bf16, which has the range of fp32, before fp16."""
+    """The narrowest precision with native support: bf16, which has the range of fp32, before fp16."""
     if has_bf16(device):
         return "bf16"
     return "fp16" if has_fast_fp16(device) else "fp32"
 
 
 def has_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 natively (emulated, it would be slower than fp32)."""
+    """Whether the device supports bf16 natively; emulated, it would be slower than fp32."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -129,15 +129,15 @@ def has_bf16(device: str) -> bool:
 
 
 def has_fast_fp16(device: str) -> bool:
-    """Whether the device multiplies fp16 natively and fast: NVIDIA's GPUs from Volta on."""
+    """Whether the device has fast native fp16: NVIDIA GPUs from Volta on."""
     return torch.device(device).type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
-def _take_device(device: str, processes: Processes) -> None:
-    """Give each process of this machine a GPU of its own, which it then calls `cuda`."""
+def _assign_device(device: str, processes: Processes) -> None:
+    """Assign each process of this machine its own GPU, which is `cuda` from then on."""
     if device.startswith(("mps", "cuda:")):
         raise UserError(
-            f"--device {device} is one device, for one process: leave out --world_size, or use --device cpu"
+            f"--device {device} is a single device, for one process: leave out --world_size, or use --device cpu"
         )
     if device == "cuda":
         require_places(device, processes.local_world_size)
@@ -145,9 +145,9 @@ def _take_device(device: str, processes: Processes) -> None:
 
 
 def require_places(device: str, processes: int) -> None:
-    """Raise `UserError` for more processes than this machine has GPUs for, or far more than it has cores.
+    """Raise `UserError` for more processes than this machine has GPUs, or many more than it has cores.
 
-    Of an `auto` device the cores are counted: it may stand for the CPU, where a run began on that.
+    For an `auto` device only the cores count: it is the CPU if the run began on the CPU.
     """
     if device == "cuda" and processes > torch.cuda.device_count():
         raise UserError(
@@ -156,8 +156,8 @@ def require_places(device: str, processes: int) -> None:
         )
     if processes > (most := PROCESSES_PER_CORE * usable_cores()):
         raise UserError(
-            f"--world_size: {processes:,} processes on {usable_cores():,} cores would only wait for one another: "
-            f"at most {most:,} are started here"
+            f"--world_size: {processes:,} processes on {usable_cores():,} cores would only slow each other down: "
+            f"the limit here is {most:,}"
         )
 
 
@@ -169,19 +169,19 @@ def _best_device() -> str:
 
 def _check_device(device: str) -> None:
     if not DEVICES.fullmatch(device):
-        raise UserError(f"--device {device} is not known: choose auto, cpu, cuda, one of several as cuda:1, or mps")
+        raise UserError(f"--device {device} is unknown: choose auto, cpu, cuda, a specific GPU such as cuda:1, or mps")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        # torch goes on for a page, and where no mps is, it begins with kernels
+        # the message of torch is a page long, and without mps it starts with a list of kernels
         reason = "PyTorch finds no Apple GPU" if device == "mps" else str(error).splitlines()[0].partition(". ")[0]
-        # Not `auto`: where a run goes on, that stands for the device that it began on.
+        # Not `auto`: in a resumed run, that is the device that it began on.
         other = _best_device() if _best_device() != device else "cpu"
         raise UserError(f"--device {device} cannot be used here ({reason}): use --device {other}") from None
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one: to hand it back and fault it in takes a tenth of a step."""
+    """Let glibc keep freed memory for the next step: returning it and faulting it in again takes a tenth of a step."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3
         libc.mallopt(m_mmap_threshold, 1 << 30)

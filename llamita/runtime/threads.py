@@ -1,15 +1,15 @@
-"""How many CPU threads a process computes with: a function of the model's shape and the CPU affinity, never of load."""
+"""The number of CPU threads of a process: a function of the model's shape and the CPU affinity, never of the load."""
 
 import os
 
 from llamita.config import ModelConfig
 
 WORK_PER_THREAD = 1 << 19
-"""Multiply-adds of one projection of a full context, below which another thread costs more than it saves."""
+"""Multiply-adds of one projection of a full context below which another thread costs more than it saves."""
 
 
 def choose_threads(model: ModelConfig | None, cores: int) -> int:
-    """As many of `cores` as the matrix products of the model keep busy; all of them where the model is not known."""
+    """As many of `cores` as the matrix products of the model can use; all of them if the model is unknown."""
     if model is None:
         return max(1, cores)
     work = model.max_seq_len * model.hidden_size * model.hidden_size
@@ -17,5 +17,5 @@ def choose_threads(model: ModelConfig | None, cores: int) -> int:
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A run in memory: model, optimizer and loss scaling, made from a resolved configuration."""
+"""A run in memory: model, optimizer and loss scaling, built from a resolved configuration."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from llamita.model import Llama
 from llamita.optim import Optimizer, Scaling, build_optimizer
 from llamita.parallel import Processes
 from llamita.planning.choices import StepChoices
+from llamita.planning.intervals import Intervals, choose_intervals
 from llamita.planning.peak import flops_per_token, utilization
 from llamita.runtime.compiling import Compiled
 from llamita.runtime.hardware import Hardware
@@ -21,9 +22,9 @@ from llamita.train.run_directory import RunDirectory
 
 @dataclass
 class State:
-    """All that changes as a run goes on, besides weights and optimizer.
+    """What changes during training, besides weights and optimizer.
 
-    Step and tokens are saved with each checkpoint. The best is known from the log, and to the main process only.
+    Step and tokens are saved with each checkpoint. Only the main process knows the best, which it reads from the log.
     """
 
     step: int = 0
@@ -47,20 +48,27 @@ class Run:
     optimizer: Optimizer
     scaling: Scaling
     step_model: nn.Module
-    """What computes the loss of a step: `model`, or the same compiled."""
+    """Computes the loss of a step: `model`, or the same compiled."""
     state: State
     peak: float = math.nan
-    """FLOP/s of one process, as measured: the yardstick of `utilization`."""
+    """Measured peak FLOP/s of one process, the denominator of `utilization`."""
+    epochs_requested: bool = False
+    """Whether the user chose the number of epochs."""
 
     @cached_property
     def num_parameters(self) -> int:
-        """Of the model."""
+        """Number of parameters of the model."""
         return sum(self.model.num_parameters().values())
 
     def utilization(self, tokens_per_second: float) -> float:
-        """Model FLOP utilization at this speed of all processes together."""
+        """Model FLOP utilization at this throughput of all processes together."""
         flops = flops_per_token(self.config.model, self.num_parameters) * tokens_per_second
         return utilization(flops, self.peak * self.processes.world_size)
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """How often to log, evaluate, sample and save."""
+        return choose_intervals(self.config)
 
     @property
     def order(self) -> BatchOrder:
@@ -77,12 +85,12 @@ def build_run(
     display: Display,
     choices: StepChoices,
 ) -> Run:
-    """The run at step 0: first weights, an optimizer without state, nothing loaded."""
+    """The run at step 0: initial weights, an optimizer without state, no checkpoint loaded."""
     model = hardware.apply(Llama(config.model, seed=config.training.seed))
     optimizer = build_optimizer(config.optimizer, model)
     step_model = _compiled(model, choices) if choices.compile != "off" else model
-    made = model, optimizer, hardware.scaling(), step_model
-    return Run(config, processes, hardware, data, directory, display, choices, *made, State())
+    parts = model, optimizer, hardware.scaling(), step_model
+    return Run(config, processes, hardware, data, directory, display, choices, *parts, State())
 
 
 def _compiled(model: Llama, choices: StepChoices) -> nn.Module:

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder of safetensors and a manifest, complete or absent, never half written.
+"""Checkpoints: a folder of safetensors and a manifest, complete or absent, never partial.
 
 step_00000500/
-    model.safetensors        the parameters by name; a tied head is not written twice
-    optimizer.safetensors    <parameter>.exp_avg and the like
-    manifest.json            format, step, sha256 of each file and of the manifest itself, and what the run adds
+    model.safetensors        the parameters by name; a tied head is saved once
+    optimizer.safetensors    <parameter>.exp_avg and so on
+    manifest.json            format, step, sha256 of each file and of the manifest itself, and extra values
 """
 
 import hashlib
@@ -27,33 +27,33 @@ REPLACED = ".replaced"
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint whose every file was found to be what was saved, and its manifest."""
+    """A checkpoint whose files were all verified, and its manifest."""
 
     path: Path
     manifest: dict[str, Any]
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | None, step: int, **extra: Any) -> Path:
-    """Write the folder `path`: beside it first, forced to disk, then renamed. An older one at that place is replaced.
+    """Write the folder `path` atomically: to a temporary folder first, synced to disk, then renamed. Replaces `path`.
 
-    `extra`: further JSON values for the manifest. Raises `UserError` when the disk is full or cannot be written.
+    `extra`: more JSON values for the manifest. Raises `UserError` if the disk is full or not writable.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         restore(path)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        save_file(_model_tensors(model), beside / MODEL_FILE)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(_model_tensors(model), partial / MODEL_FILE)
         if optimizer is not None:
-            save_file(_optimizer_tensors(model, optimizer), beside / OPTIMIZER_FILE)
-        _write_manifest(beside, {"format_version": FORMAT_VERSION, "step": step, "torch": torch.__version__, **extra})
-        _set_modes(beside)
-        _replace(beside, path)
+            save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER_FILE)
+        _write_manifest(partial, {"format_version": FORMAT_VERSION, "step": step, "torch": torch.__version__, **extra})
+        _set_modes(partial)
+        _replace(partial, path)
     except (OSError, SafetensorError) as error:
         if isinstance(error, SafetensorError) and "I/O error" not in str(error):
             raise
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         restore(path)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: the checkpoint could not be written ({reason}); older ones are kept") from None
@@ -63,42 +63,42 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | N
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer | None = None) -> int:
     """Load the folder `path` into `model` and `optimizer`, in place -> the step it was saved at.
 
-    Raises `UserError` where it is missing, damaged, or of a model of another shape.
+    Raises `UserError` if it is missing or damaged, or if the shapes differ.
     """
     return load_verified(verify(Path(path)), model, optimizer)
 
 
 def load_verified(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | None = None) -> int:
-    """`load_checkpoint` of one that `verify` has read: what is large is not hashed again."""
+    """`load_checkpoint` of a checkpoint from `verify`, without hashing the files again."""
     path, manifest = checkpoint
     _load_model(path / MODEL_FILE, model)
     if optimizer is not None:
         if OPTIMIZER_FILE not in manifest["files"]:
-            raise UserError(f"{path}: holds no optimizer state, only a model; load it without an optimizer")
+            raise UserError(f"{path}: has no optimizer state, only a model: load it without an optimizer")
         _load_optimizer(path / OPTIMIZER_FILE, model, optimizer)
     return manifest["step"]
 
 
 def verify(path: Path) -> Checkpoint:
-    """The checkpoint in the folder `path`, or, where a kill left only that, the one that was to be replaced there.
+    """The checkpoint in the folder `path`, or the one that was about to be replaced there when the process was killed.
 
-    Raises `UserError` where it is missing or damaged.
+    Raises `UserError` if it is missing or damaged.
     """
     folder = path if path.exists() or not _aside(path).exists() else _aside(path)
     return Checkpoint(folder, _read_manifest(folder))
 
 
 def restore(path: Path) -> None:
-    """Give the checkpoint `path` its name back where a kill came just before a new one took its place.
+    """Rename the checkpoint `path` back if the process was killed while it replaced it.
 
-    Only for who may write there: a process that is replacing it at this moment would be disturbed.
+    Only for the process that holds the lock of the run: this interferes with a replacement in progress.
     """
     if _aside(path).exists() and not path.exists():
         _aside(path).rename(path)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, when every file is what it says."""
+    """The manifest of a checkpoint, after checking every file against it."""
     try:
         content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
         own = content.pop("sha256")
@@ -117,12 +117,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    # named_parameters names a shared tensor once, so a tied head is left out, as Hugging Face does.
+    # named_parameters lists a shared tensor once, so a tied head is left out, as in Hugging Face checkpoints.
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """State by parameter name, so that it does not depend on the order of groups or on how they are sharded."""
+    """State by parameter name, independent of the order of parameter groups and of sharding."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
@@ -134,18 +134,18 @@ def _load_model(file: Path, model: nn.Module) -> None:
     tensors = load_file(file)
     parameters = dict(model.named_parameters())
     if {name: t.shape for name, t in tensors.items()} != {name: p.shape for name, p in parameters.items()}:
-        raise UserError(f"{file}: holds a model of another shape: {_first_difference(tensors, parameters)}")
+        raise UserError(f"{file}: the model there has other shapes: {_first_difference(tensors, parameters)}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            # Copied into memory that torch allocated: safetensors aligns to 4 bytes, and sums then round differently.
+            # Copied into memory that torch allocated: safetensors aligns to 4 bytes, which changes how sums round.
             parameter.copy_(tensors[name])
 
 
 def _first_difference(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> str:
     for name in sorted(tensors.keys() | parameters.keys()):
-        saved, wanted = tensors.get(name), parameters.get(name)
-        if saved is None or wanted is None or saved.shape != wanted.shape:
-            shapes = [None if t is None else tuple(t.shape) for t in (saved, wanted)]
+        saved, expected = tensors.get(name), parameters.get(name)
+        if saved is None or expected is None or saved.shape != expected.shape:
+            shapes = [None if t is None else tuple(t.shape) for t in (saved, expected)]
             return f"{name} is {shapes[0] or 'absent'} there and {shapes[1] or 'absent'} here"
     return "no difference"
 
@@ -161,7 +161,7 @@ def _load_optimizer(file: Path, model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def _state(value: Tensor, parameter: Tensor) -> Tensor | int:
-    """A tensor like the parameter, a count (llamita's `step`), or a tensor of another shape (torch's `step`)."""
+    """A tensor shaped like the parameter, an integer (llamita's `step`), or another tensor (torch's `step`)."""
     if value.shape == parameter.shape:
         return torch.empty_like(parameter).copy_(value)
     return value.clone() if value.is_floating_point() else int(value)
@@ -175,7 +175,7 @@ def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _set_modes(folder: Path) -> None:
-    """Let the umask decide who may read: safetensors lets only the owner, while the manifest was opened as usual."""
+    """Give all files the mode of the manifest, which follows the umask: safetensors makes files private."""
     mode = (folder / MANIFEST_FILE).stat().st_mode & 0o777
     for file in folder.iterdir():
         file.chmod(mode)
@@ -191,17 +191,17 @@ def _file_digest(file: Path) -> str:
 
 
 def _aside(path: Path) -> Path:
-    """Where a checkpoint is put for the moment in which another takes its place."""
+    """Where the old checkpoint is while a new one replaces it."""
     return path.with_name(f".{path.name}{REPLACED}")
 
 
-def _replace(beside: Path, path: Path) -> None:
-    for file in [*beside.iterdir(), beside]:
+def _replace(partial: Path, path: Path) -> None:
+    for file in [*partial.iterdir(), partial]:
         sync(file)
     aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)
-    if path.exists():  # a folder cannot be renamed over another
+    if path.exists():  # a folder cannot be renamed onto another
         path.rename(aside)
-    beside.rename(path)
+    partial.rename(path)
     sync(path.parent)
     shutil.rmtree(aside, ignore_errors=True)

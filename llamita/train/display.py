@@ -1,54 +1,144 @@
-"""What a person sees while a run goes on: a live bar on a terminal, plain lines in a pipe."""
+"""What the user sees while a run trains: one live line on a terminal, plain lines in a pipe."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-PLAIN_LINES = 20  # how many lines of progress a piped run prints in all
+PLAIN_LINES = 20  # lines of progress that a run prints into a pipe
+REFRESH_SECONDS = 0.25
+BAR_WIDTHS = 8, 30
 
 
 class Display:
-    """Prints lines, and shows how far a task of known length has come. With `quiet` it says nothing."""
+    """Prints lines, and shows the progress of a task of known length. With `quiet` it prints nothing."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
-        self._live: Progress | None = None
-        self._task: TaskID | None = None
-        self._label = ""
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, emoji=False)  # a sample may have :cat:
+        self._live: Live | None = None
+        self._task: _Task | None = None
+        self._drawn = 0.0
         self._last_line = 0
 
     def say(self, text: str = "") -> None:
-        """Print a line; a bar stays below it."""
-        self.console.print(text, markup=False)
+        """Print a line; the live line stays below it."""
+        with _terminal_may_close():
+            self.console.print(text, markup=False)
 
-    def progress(self, label: str, done: int, total: int, status: str = "") -> None:
-        """Show that `done` of `total` is done. A new label begins a new bar; the last step ends it."""
-        if label != self._label:
+    def progress(
+        self, label: str, done: int, total: int, status: Sequence[str] = (), details: Sequence[str] = ()
+    ) -> None:
+        """Show that `done` of `total` is done, and the time left. A new label begins a new task; `total` ends it.
+
+        `status` is part of every line; `details` only where there is space for them, the first ones first.
+        """
+        if self._task is None or label != self._task.label:
             self.close()
-            self._label, self._last_line = label, done
-        if self.console.is_terminal:
-            self._draw(label, done, total, status)
+            self._task, self._last_line = _Task(label, done), done
+        self._task.update(done, total, status, details)
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            with _terminal_may_close():
+                self._draw(self._task)
         else:
-            self._print(label, done, total, status)
+            self._print(self._task)
         if done >= total:
             self.close()
 
     def close(self) -> None:
-        """End the bar, also when a task was cut short."""
-        if self._live is not None:
-            self._live.stop()
-        self._live, self._task, self._label = None, None, ""
+        """End the live line, also when a task was cut short."""
+        live, self._live, self._task = self._live, None, None
+        if live is not None:
+            with _terminal_may_close():
+                live.stop()
 
-    def _draw(self, label: str, done: int, total: int, status: str) -> None:
-        if self._live is None or self._task is None:
-            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}")
-            times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[status]}")
-            live = Progress(*columns, *times, console=self.console, transient=True)
-            live.start()
-            self._live, self._task = live, live.add_task(label, total=total, completed=done, status=status)
-        self._live.update(self._task, completed=done, status=status)
+    def _draw(self, task: "_Task") -> None:
+        if self._live is None:
+            options = {"console": self.console, "auto_refresh": False, "transient": True}
+            self._live = Live(get_renderable=lambda: task.row(self.console.width), **options)
+            self._live.start(refresh=True)
+            self.console.show_cursor(True)  # Ctrl-C may end the process immediately, and would leave it hidden
+            self._drawn = monotonic()
+        elif monotonic() - self._drawn >= REFRESH_SECONDS:
+            self._live.refresh()
+            self._drawn = monotonic()
 
-    def _print(self, label: str, done: int, total: int, status: str) -> None:
-        # Only tasks that have something to tell are worth a line each time in a log.
-        if status and (done - self._last_line >= total / PLAIN_LINES or done >= total):
-            self._last_line = done
-            self.say(f"{label} {done:,}/{total:,}  {status}")
+    def _print(self, task: "_Task") -> None:
+        # Only tasks with a status are worth several lines in a log.
+        if task.status and (task.done - self._last_line >= task.total / PLAIN_LINES or task.done >= task.total):
+            self._last_line = task.done
+            self.say(task.line())
+
+
+class _Task:
+    """How far a task is, and when it will end at its mean speed so far."""
+
+    def __init__(self, label: str, done: int):
+        self.label, self.done, self.total = label, done, done
+        self.status: Sequence[str] = ()
+        self.details: Sequence[str] = ()
+        self._first = done
+        self._started = self._updated = monotonic()
+
+    def update(self, done: int, total: int, status: Sequence[str], details: Sequence[str]) -> None:
+        """Note where the task is now."""
+        self.done, self.total, self.status, self.details = done, total, status, details
+        self._updated = monotonic()
+
+    def line(self, width: int | None = None) -> str:
+        """Progress, status and time left; the label and details only as far as `width` characters allow."""
+        count = f"{self.done:,}/{self.total:,}"
+        rest = [*self.status, f"ETA {self._time_left()}"]
+        line = "  ".join([f"{self.label} {count}", *rest])
+        if width is not None and len(line) > width:
+            line = "  ".join([count, *rest])
+            return line if len(line) <= width else " ".join([count, *rest])
+        for detail in self.details:
+            if width is not None and len(line) + 2 + len(detail) > width:
+                break
+            line = f"{line}  {detail}"
+        return line
+
+    def row(self, width: int) -> Table:
+        """The line as it is on a terminal of `width` columns, with a bar where there is space for one."""
+        line = self.line(width - 1)  # a full last column makes some terminals wrap
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(no_wrap=True, overflow="ellipsis")
+        free = width - 1 - len(line) - 4
+        if free < BAR_WIDTHS[0]:
+            row.add_row(Text(line))
+        else:
+            bar = ProgressBar(total=max(self.total, 1), completed=self.done, width=min(free, BAR_WIDTHS[1]))
+            row.add_row(Text(line), bar)
+        return row
+
+    def _time_left(self) -> str:
+        done = self.done - self._first
+        if not done:
+            return "-:--"
+        return clock_time((self._updated - self._started) / done * (self.total - self.done))
+
+
+@contextmanager
+def _terminal_may_close() -> Iterator[None]:
+    """Let a run continue where its terminal is closed: SIGHUP, which comes with that, stops it or is ignored."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else each later line fails, too
+
+
+def clock_time(seconds: float) -> str:
+    """151.2 -> "2:31", 3661 -> "1:01:01"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

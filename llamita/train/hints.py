@@ -1,21 +1,21 @@
-"""What a person would like to be told while a run goes on."""
+"""Hints that a run prints while it trains."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-WINDOW = 3  # evaluations in a row that have to agree
-NOTICEABLE = 1.02  # how far above its best the validation loss has to be (Prechelt, 1998: generalization loss of 2 %)
+WINDOW = 3  # consecutive evaluations that have to agree
+NOTICEABLE = 1.02  # validation loss over its best (Prechelt, 1998: a generalization loss of 2 %)
 
 
 @dataclass
 class OverfittingHint:
-    """Notices, once, that the validation loss rises while the training loss falls.
+    """Detects, once, that the validation loss rises while the training loss falls.
 
-    A single evaluation, or the loss of a single batch, says little: the means of the training loss between three
-    evaluations have to fall, and the validation loss to rise from each of these to the next, and to 2 % above
-    its best: where both only hover, they agree like that about once in 36 evaluations.
+    A single evaluation, or the loss of a single batch, says little. So over three evaluations the mean training loss
+    since the evaluation before has to fall, the validation loss has to rise, and to end 2 % above its best. Without
+    the last condition, losses that only fluctuate would meet it about once in 36 evaluations.
     """
 
     best: tuple[float, int] = (float("inf"), 0)  # validation loss, and the step that had it
@@ -24,7 +24,7 @@ class OverfittingHint:
     given: bool = False
 
     def remember(self, rows: Iterable[Mapping[str, Any]]) -> "OverfittingHint":
-        """Take note of all lines of a log, as if they came now: a resumed run hints where an undisturbed one would."""
+        """Replay all lines of a log, so that a resumed run hints where an uninterrupted one would."""
         for row in rows:
             if row.get("train_loss") is not None:
                 self.trained(row["train_loss"])
@@ -33,11 +33,11 @@ class OverfittingHint:
         return self
 
     def trained(self, loss: float) -> None:
-        """Take note of the training loss of an update that is logged."""
+        """Add the training loss of a logged step."""
         self.losses.append(loss)
 
     def evaluated(self, step: int, val_loss: float) -> str | None:
-        """The hint, where this evaluation is the one that shows it."""
+        """The hint, if this evaluation is the first one to show overfitting."""
         if not self.losses:
             return None
         self.scored.append((sum(self.losses) / len(self.losses), val_loss))
@@ -49,13 +49,13 @@ class OverfittingHint:
         best, since = self.best
         return (
             f"hint: since step {since:,} the validation loss has risen from {best:.4f} to {val_loss:.4f} "
-            "while the training loss fell: the model learns its text by heart. More text helps most; else fewer "
+            "while the training loss fell: the model memorizes its text. More text helps most; else fewer "
             "--epochs or --max_steps, a higher --dropout or --weight_decay, or a smaller model (--hidden_size, "
             "--num_layers). The best checkpoint is kept."
         )
 
 
 def overfits(scored: list[tuple[float, float]]) -> bool:
-    """Whether of these pairs (training loss, validation loss) the first falls and the second rises, all along."""
+    """Whether in these pairs the training loss (first) falls and the validation loss (second) rises at every step."""
     falls_and_rises = (after[0] < before[0] and after[1] > before[1] for before, after in pairwise(scored))
     return len(scored) == WINDOW and all(falls_and_rises)

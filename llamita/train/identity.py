@@ -1,4 +1,4 @@
-"""Which run a configuration is: its directory, whether the run found there is the same, and the facts of that run."""
+"""The identity of a run: its directory, whether the run there is the same one, and its recorded facts."""
 
 import hashlib
 import json
@@ -9,37 +9,38 @@ from typing import Any
 from llamita.config import RunConfig, replace
 from llamita.corpus import short_name
 from llamita.data import Dataset
+from llamita.data.reopen import place_facts
 from llamita.errors import UserError
 from llamita.evaluate import unigram_entropy
 from llamita.parallel import Processes
 from llamita.train.display import Display
-from llamita.train.recorded_code import can_begin_anew
+from llamita.train.recorded_code import can_restart
 from llamita.train.run_directory import RunDirectory
 
 Facts = dict[str, Any]
-"""What a run found out and chose when it began, as [facts] of its config.toml holds it."""
+"""What was found out and chosen when the run began, as recorded under [facts] of its config.toml."""
 
 
 def default_directory(config: RunConfig, data: Dataset) -> Path:
-    """runs/<name>-<hash of the identity>: the same command finds its run again, a changed one begins another."""
+    """runs/<name>-<hash of the identity>: the same command finds its run again, a changed one starts another."""
     name = config.run.name or short_name(config.data.data[0])
     identity = json.dumps([config.identity(), data.fingerprint], sort_keys=True)
     return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def facts_before(directory: RunDirectory, files: Mapping[str, str]) -> Facts:
-    """The facts of the run that goes on in `directory`; empty where one begins.
+    """The facts of the run to resume in `directory`; empty for a new run.
 
-    One begins, too, where other code than that of `files` computed what is there, but never saved a checkpoint.
+    A run that code other than that of `files` began, but never saved a checkpoint of, is started from scratch.
     """
     if not directory.exists():
         return {}
     facts = directory.facts()
-    return {} if can_begin_anew(directory, facts, files) else facts
+    return {} if can_restart(directory, facts, files) else facts
 
 
 def require_same_identity(config: RunConfig, data: Dataset, directory: RunDirectory) -> None:
-    """Raise `UserError` where the run in `directory` is not the one that `config` and `data` describe."""
+    """Raise `UserError` if the run in `directory` is not the one that `config` and `data` describe."""
     if changed := differences_of_identity(config, data, directory):
         hint = " (--extend raises max_steps)" if "max_steps" in changed[0] else ""
         raise UserError(
@@ -49,7 +50,7 @@ def require_same_identity(config: RunConfig, data: Dataset, directory: RunDirect
 
 
 def differences_of_identity(config: RunConfig, data: Dataset, directory: RunDirectory) -> list[str]:
-    """What makes the run in `directory` another one than `config` and `data` describe, e.g. "seed 0 -> 5"."""
+    """How the run in `directory` differs from the one that `config` and `data` describe, e.g. "seed 0 -> 5"."""
     there, here = directory.config().identity(), config.identity()
     if config.run.extend and here["max_steps"] > there["max_steps"]:
         there["max_steps"] = here["max_steps"]
@@ -60,23 +61,23 @@ def differences_of_identity(config: RunConfig, data: Dataset, directory: RunDire
 
 
 def with_choices_of(facts: Facts, config: RunConfig, processes: Processes) -> RunConfig:
-    """`config`, with what `auto` chose when the run began chosen again: another choice would round differently."""
+    """`config` with the same choices for `auto` as when the run began: other choices would round differently."""
     autos = {"device": "auto", "precision": "auto", "threads": 0, "kernels": "auto"}
     if facts.get("world_size", 1) != processes.world_size:
-        del autos["threads"]  # the cores are shared by more processes now, or by fewer
+        del autos["threads"]  # more or fewer processes share the cores now
     again = {name: facts[name] for name, auto in autos.items() if getattr(config.run, name) == auto and name in facts}
     return replace(config, **again)
 
 
 def tell_changes(before: Facts, chosen: Facts, display: Display) -> None:
-    """Note what is computed otherwise than when the run began. `before` is empty for a run that begins.
+    """Print a note for each choice that differs from when the run began. `before` is empty for a new run.
 
-    What `before` does not name is not compared: an older version of llamita did not record it.
+    Choices that `before` lacks are not compared: an older version of llamita did not record them.
     """
     known = {"world_size": 1, **before} if before else {}
     for name, value in chosen.items():
         if known.get(name, value) != value:
-            display.say(f"note: {name} was {known[name]}, is {value} now: from here on not bitwise reproducible")
+            display.say(f"note: {name} was {known[name]}, is {value} now: not bitwise reproducible from here on")
 
 
 def write_identity(config: RunConfig, data: Dataset, directory: RunDirectory, chosen: Facts) -> None:
@@ -86,6 +87,7 @@ def write_identity(config: RunConfig, data: Dataset, directory: RunDirectory, ch
         "tokenizer_fingerprint": data.tokenizer.fingerprint,
         "loss_floor": data.floor,
         "unigram_entropy": unigram_entropy(data.prepared.train.ids, data.tokenizer.vocab_size),
+        **place_facts(data),
         **chosen,
     }
     data.tokenizer.save(directory.path)

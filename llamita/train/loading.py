@@ -13,14 +13,14 @@ from llamita.train.run_directory import RunDirectory, find_verified
 def load_run(path: str | Path | None = None) -> tuple[Llama, Tokenizer, RunConfig]:
     """The model (on the CPU, in evaluation mode), tokenizer and configuration of a run or checkpoint.
 
-    `path` as for `find_checkpoint`: a run means its best checkpoint, None the newest run. Raises `UserError` for what
-    is missing, damaged, or does not belong together.
+    `path` as for `find_checkpoint`: a run means its best checkpoint, None the newest run. Raises `UserError` if
+    something is missing, damaged, or does not match.
     """
     return load_found(find_verified(path))
 
 
 def load_found(checkpoint: Checkpoint) -> tuple[Llama, Tokenizer, RunConfig]:
-    """`load_run` of a checkpoint that `find_verified` has read: what is large is not hashed again."""
+    """`load_run` of a checkpoint from `find_verified`, without hashing its files again."""
     run = RunDirectory(checkpoint.path.parent)
     config, tokenizer = run.config(), load_tokenizer(run.path)
     if tokenizer.fingerprint != run.facts().get("tokenizer_fingerprint"):

@@ -1,12 +1,12 @@
 """The training page: next batch, forward, backward, clip, step, log, save, evaluate, sample. Change training here.
 
-A step is logged and saved before it is evaluated and sampled: a crash in what takes long, or is new, loses nothing, and
-the next start makes up for it first.
+A step is logged and saved before it is evaluated and sampled: a crash in evaluation or sampling loses nothing, and the
+next start makes up for it first.
 """
 
 import math
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -16,16 +16,15 @@ from llamita.errors import UserError
 from llamita.optim import clip_grad_norm_, make_schedule, set_learning_rate
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
-from llamita.train.announce import announce
+from llamita.train.announce import announce, announce_end, announce_evaluation, announce_step, announce_stop
 from llamita.train.build import Run
+from llamita.train.clocks import SaveTimer, StepClock
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
 from llamita.train.resolve import require_enough_sequences
 from llamita.train.run import open_run
 from llamita.train.signals import stop_request
 from llamita.train.steps import (
-    announce_evaluation,
-    draw_samples,
     evaluate,
     is_due,
     lacks_evaluation,
@@ -36,6 +35,7 @@ from llamita.train.steps import (
     micro_batches,
     next_batch,
     require_finite,
+    sample,
     save,
 )
 
@@ -44,23 +44,26 @@ def train(config: RunConfig, display: Display | None = None, *, repeated: str | 
     """Train the run that `config` describes, from its beginning or from where it stopped -> its directory.
 
     Killed at any moment and called again, it ends with the same weights and logged losses, bit for bit (same machine,
-    threads and versions). Raises `UserError` for what a person has to mend, and, after Ctrl-C or SIGTERM,
+    threads and versions). Raises `UserError` for the user's mistakes, and, after Ctrl-C, SIGTERM or SIGHUP,
     `KeyboardInterrupt` or `SystemExit` once the step is finished and saved. With a `world_size` above 1, other
-    processes do it, and this one waits for them. `repeated`: the config.toml of a run; what `auto` chose there is
+    processes train, and this one waits for them. `repeated`: the config.toml of a run; what `auto` chose there is
     chosen again, where model shape and processor are the same.
     """
-    with closing(display or Display()) as display:  # also after an error or Ctrl-C: a bar hides the cursor
-        started = started_processes()
-        if started is None and config.run.world_size > 1:
+    started = time.monotonic()
+    with closing(display or Display()) as display:  # also after an error or Ctrl-C: a progress bar hides the cursor
+        launched = started_processes()
+        if launched is None and config.run.world_size > 1:
             return _train_in_processes(config, display, repeated)
-        if config.run.world_size not in (0, started or 1):
+        if config.run.world_size not in (0, launched or 1):
             raise UserError(
-                f"--world_size is {config.run.world_size}, but {started} processes were started: leave it out"
+                f"--world_size is {config.run.world_size}, but {launched} processes were started: leave it out"
             )
         with processes_from_environment() as processes, open_run(config, processes, display, repeated) as run:
-            if run.state.step < run.config.training.max_steps:
+            first = run.state.step
+            if first < run.config.training.max_steps:
                 announce(run)
             _train(run)
+            announce_end(run, first, time.monotonic() - started)
             return run.directory.path
 
 
@@ -72,23 +75,23 @@ def _train_in_processes(config: RunConfig, display: Display, repeated: str | Pat
         path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.received)
         if path is None:
             stop.obey()
-    assert path is not None, "processes that nobody stopped have a result"
+    assert path is not None, "processes that were not stopped return a result"
     return Path(path)
 
 
 def _train(run: Run) -> None:
-    execution, max_steps = run.config.run, run.config.training.max_steps
-    state, optimizer, processes, display = run.state, run.optimizer, run.processes, run.display
+    max_steps, every = run.config.training.max_steps, run.intervals
+    state, optimizer, processes = run.state, run.optimizer, run.processes
     learning_rate = make_schedule(run.config.optimizer, max_steps)
     max_norm = run.config.optimizer.grad_clip or math.inf
     model = processes.wrap(run.step_model)
-    clock = _Clock(state.tokens)
+    clock, save_timer = StepClock(state.tokens), SaveTimer(every.save_seconds)
     overfitting = OverfittingHint().remember(run.directory.metrics.rows() if processes.is_main else [])
 
     if lacks_evaluation(run):  # at step 0, or where the last process ended just after it saved
         _evaluate(run, overfitting)
     if lacks_samples(run):
-        draw_samples(run)
+        sample(run)
 
     with stop_request() as stop:
         while state.step < max_steps:
@@ -98,77 +101,58 @@ def _train(run: Run) -> None:
 
             batch = next_batch(run, state.step)
             # The loss is the mean over all targets of the update: a mean of means would weigh those of short sequences
-            # more. DDP averages gradients over processes, but they are to be summed.
+            # more. DDP averages gradients over the processes, but they have to be summed.
             num_targets = processes.sum(batch.num_targets)
             scale = processes.world_size / num_targets * run.scaling.scale
             loss = torch.zeros((), device=run.hardware.device)
             for part, is_last in micro_batches(run, batch, state.step):
-                with processes.unsynchronised(model, is_last):
+                with nullcontext() if is_last else processes.no_sync(model):
                     with run.hardware.autocast():
                         nats = model(part.ids, part.targets, reduction="sum")
                     (nats * scale).backward()
                 loss += nats.detach() / num_targets
-            loss = processes.add_up(loss)
+            loss = processes.all_reduce(loss)
 
             run.scaling.unscale_(model.parameters())
             norm = clip_grad_norm_(model.parameters(), max_norm)
-            updated = run.scaling.step(optimizer, norm)  # always, but in fp16 where a gradient overflowed
+            updated = run.scaling.step(optimizer, norm)  # always, except in fp16 where a gradient overflowed
             optimizer.zero_grad(set_to_none=True)
 
             state.step, state.tokens = state.step + 1, state.tokens + int(num_targets)
             stop.agree(processes)
-            evaluating, saving = is_due(run, execution.eval_every), is_due(run, execution.save_every)
-            sampling = is_due(run, execution.sample_every)
-            logging = evaluating or saving or is_due(run, execution.log_every) or state.step == 1
-            if not (logging or sampling or stop):
+            evaluating, sampling = is_due(run, every.evaluate), is_due(run, every.sample)
+            saving = evaluating or is_due(run, every.save) or save_timer.is_due(processes) or bool(stop)
+            logging = evaluating or is_due(run, every.log) or state.step == 1  # not for a save: logs never depend on it
+            if not (logging or saving or sampling):
                 clock.stop()
                 continue
 
             grad_norm = norm.item() if updated else None
             require_finite(run, loss.item(), grad_norm)
             clock.stop()
-            speed = clock.tokens_per_second(state.tokens)
-            if logging:  # a stop leaves no line that an undisturbed run would not have
-                log_training(run, loss.item(), lr, grad_norm, speed)
+            if logging:
+                clock.measure_speed(state.tokens)
+                log_training(run, loss.item(), lr, grad_norm, clock.speed)
                 overfitting.trained(loss.item())
-            status = f"loss {loss.item():.4f}  lr {lr:.2e}  {speed:,.0f} tok/s  MFU {run.utilization(speed):.0%}"
-            display.progress("training", state.step, max_steps, status)
-            if saving or evaluating or stop:
+            if saving:
                 save(run)
+                save_timer.restart()
             if stop and state.step < max_steps:
-                display.close()
-                display.say(f"stopped at step {state.step:,}, and saved: the same command goes on from here")
+                announce_stop(run)
                 stop.obey()
+            if logging:
+                announce_step(run, loss.item(), lr, clock.speed)
             if evaluating:
                 _evaluate(run, overfitting)
             if sampling:
-                draw_samples(run)
+                sample(run)
 
 
 def _evaluate(run: Run, overfitting: OverfittingHint) -> None:
-    """Score the validation set, log and print that, and mark the checkpoint of this step where it is the best."""
+    """Score the validation set, log and print the result, and mark the checkpoint of this step where it is the best."""
     scored = evaluate(run)
     log_evaluation(run, scored)
     mark_best(run, scored.loss)
     announce_evaluation(run, scored)
     if hint := overfitting.evaluated(run.state.step, scored.loss):
         run.display.say(hint)
-
-
-class _Clock:
-    """Time spent in training steps, evaluation and saving left out."""
-
-    def __init__(self, tokens: int):
-        self._seconds, self._tokens, self._started = 0.0, tokens, 0.0
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    def stop(self) -> None:
-        self._seconds += time.perf_counter() - self._started
-
-    def tokens_per_second(self, tokens: int) -> float:
-        """Since the last call."""
-        speed = (tokens - self._tokens) / max(self._seconds, 1e-9)
-        self._seconds, self._tokens = 0.0, tokens
-        return speed

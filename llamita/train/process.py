@@ -1,20 +1,20 @@
-"""`python -m llamita.train.process`: one of the processes that `train` starts for a run in several."""
+"""`python -m llamita.train.process`: one of the processes that `train` launches with --world_size."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from llamita.config import RunConfig
-from llamita.console import replace_unknown_characters
-from llamita.parallel import take_part
+from llamita.console import prepare_streams
+from llamita.parallel import run_worker
 from llamita.train.display import Display
 from llamita.train.loop import train
 
 
 def work(task: Mapping[str, Any]) -> str:
-    """Train as every process does -> the run's directory."""
+    """Train -> the run directory."""
     return str(train(RunConfig.from_tables(task["config"]), Display(quiet=task["quiet"]), repeated=task["repeated"]))
 
 
 if __name__ == "__main__":
-    replace_unknown_characters()
-    take_part(work)
+    prepare_streams(stop=False)
+    run_worker(work)

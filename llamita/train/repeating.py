@@ -1,4 +1,4 @@
-"""Repeating a run: what `auto` chose in it is chosen again, since another choice would round differently."""
+"""Repeating a run: `auto` makes the same choices again, since other choices would round differently."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,30 +10,30 @@ from llamita.train.display import Display
 from llamita.train.recorded_code import code_difference
 
 CHOICES = "device", "precision", "threads", "kernels", "compile", "micro_batch_size", "world_size"
-"""Facts that say how a run rounds. Where a setting is not `auto`, it wins over the fact."""
+"""Facts that determine how a run rounds. A setting other than `auto` overrides the fact."""
 
 
 def choices_to_repeat(config: RunConfig, file: str | Path | None, display: Display) -> dict[str, Any]:
-    """What `auto` chose in the run whose config.toml is `file`; empty without a file, or where that does not fit here.
+    """What `auto` chose in the run whose config.toml is `file`; empty without a file, or if the choices do not apply.
 
-    It fits where the model has the same shape and the processor is of the same kind. `display` says what is chosen
-    anew, and why. Raises `UserError` where the file cannot be read.
+    They apply if the model has the same shape and the processor is of the same kind. If not, `display` says why.
+    Raises `UserError` if the file cannot be read.
     """
     if file is None:
         return {}
     facts = read_toml(file).get("facts", {})
     if difference := code_difference(facts):
-        display.say(f"{difference}: {Path(file)} is repeated with that of today")
+        display.say(f"{difference}: {Path(file)} is repeated with the current code")
     if reason := _misfit(config, facts, file):
-        display.say(f"note: {reason}, so what was automatic in {Path(file)} is chosen anew")
+        display.say(f"note: {reason}, so `auto` chooses again, not as in {Path(file)}")
         return {}
     return {name: facts[name] for name in CHOICES if name in facts}
 
 
 def _misfit(config: RunConfig, facts: Mapping[str, Any], file: str | Path) -> str | None:
-    """Why the choices of the run in `file` do not fit here; None where they do."""
+    """Why the choices of the run in `file` do not apply here; None if they do."""
     if RunConfig.from_toml(file).model != config.model:
         return "the model has another shape"
     device = facts.get("device", "cpu") if config.run.device == "auto" else config.run.device
     here, there = processor_name(device) or f"no {device}", facts.get("processor", "unknown")
-    return f"the processor is another ({here}, not {there})" if here != there else None
+    return f"the processor differs ({here}, not {there})" if here != there else None

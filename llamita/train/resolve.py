@@ -1,4 +1,4 @@
-"""The configuration resolved with the data: vocabulary, initialisation, number of steps, learning rate."""
+"""The configuration resolved with the data: vocabulary, initialization, number of steps, learning rate."""
 
 import math
 
@@ -12,19 +12,20 @@ DEFAULT_STEPS = 2000
 
 
 def open_data(config: RunConfig, processes: Processes, display: Display) -> Dataset:
-    """Tokenize the data that `config` names, or find it in the cache. Notes what a user should know about it."""
-    with processes.main_first():  # the others find in the cache what it wrote
+    """Tokenize the data that `config` names, or find it in the cache. Prints notes about it."""
+    with processes.main_first():  # the others find its tokens in the cache
         data = open_dataset(config, display.progress)
-    for note in (note_on_vocabulary(config, data.tokenizer), note_on_documents(data.prepared, data.tokenizer)):
+    warnings = note_on_vocabulary(config, data.tokenizer), note_on_documents(data.prepared, data.tokenizer)
+    for note in (*data.notes, *warnings):
         if note:
             display.say(note)
     return data
 
 
 def resolve(config: RunConfig, data: Dataset) -> RunConfig:
-    """`config` with what only data and other settings can tell: vocabulary, first weights, steps.
+    """`config` with the values that depend on the data: vocabulary size, initialization, number of steps.
 
-    Knowing how heads begin, `replace` derives the learning rate where it is not asked for.
+    `replace` then derives the learning rate from the initialization, unless the user set it.
     """
     steps = config.training.max_steps
     if not steps and config.training.epochs:
@@ -40,7 +41,7 @@ def resolve(config: RunConfig, data: Dataset) -> RunConfig:
 
 
 def require_enough_sequences(config: RunConfig, world_size: int) -> None:
-    """Raise `UserError` where some of `world_size` processes would have no sequence of an update."""
+    """Raise `UserError` if an update has fewer sequences than there are processes."""
     if config.training.sequences_per_update < world_size:
         raise UserError(
             f"batch_size {config.training.batch_size} x grad_accum_steps {config.training.grad_accum_steps} leaves "

@@ -1,4 +1,4 @@
-"""Going on: the newest good checkpoint is loaded, and the logs are cut back to it."""
+"""Resuming: load the newest intact checkpoint, and cut the logs back to it."""
 
 from llamita.train.build import Run, State
 from llamita.train.checkpoint import Checkpoint, load_verified
@@ -6,7 +6,7 @@ from llamita.train.run_directory import Best
 
 
 def resume(run: Run) -> None:
-    """Load the newest good checkpoint, and cut the logs back to it. Without one, begin anew."""
+    """Load the newest intact checkpoint, and cut the logs back to it. Without one, start from scratch."""
     found = run.directory.newest_good()
     if found is None:
         if run.processes.is_main:
@@ -14,7 +14,7 @@ def resume(run: Run) -> None:
         return
     checkpoint, complaints = found
     for complaint in complaints:
-        run.display.say(f"note: {complaint}; going on from {checkpoint.path.name} instead")
+        run.display.say(f"note: {complaint}; resuming from {checkpoint.path.name} instead")
     load_verified(checkpoint, run.model, run.optimizer)
     run.state = State(checkpoint.manifest["step"], checkpoint.manifest["tokens"])
     run.scaling = run.hardware.scaling(checkpoint.manifest.get("scaler"))
@@ -26,10 +26,10 @@ def resume(run: Run) -> None:
 
 
 def _remember_best(run: Run, checkpoint: Checkpoint) -> None:
-    """Find the lowest validation loss up to this checkpoint, and mark the step that had it, unless that is done.
+    """Find the lowest validation loss up to this checkpoint, and mark its step if that is not done yet.
 
-    The log knows it, the mark too, and the manifest of older runs. A mark from beyond this step, or of a checkpoint
-    that was written anew, is ignored.
+    It is in the log, in best.json, and in the manifests of older versions. A mark of a later step, or of a checkpoint
+    that was written again, is ignored.
     """
     state, directory, manifest = run.state, run.directory, checkpoint.manifest
     marked = directory.marked_best(state.step)

@@ -30,7 +30,7 @@ def open_run(
 ) -> Iterator[Run]:
     """The run that `config` describes, from its beginning or from its newest good checkpoint; locked while it is open.
 
-    One that begins chooses again what `auto` chose in the run whose config.toml `repeated` names.
+    A new run makes the same choices for `auto` as the run whose config.toml `repeated` names.
     Raises `UserError` where the directory holds a run of another identity or of other code, or another process trains
     there.
     """
@@ -38,12 +38,12 @@ def open_run(
         raise UserError("--extend needs --output_dir: a run with another max_steps has another directory by default")
     display = display if processes.is_main else Display(quiet=True)
     data = open_data(config, processes, display)
-    config = resolve(config, data)
+    epochs_requested, config = config.training.epochs > 0, resolve(config, data)
     require_enough_sequences(config, processes.world_size)
     directory = choose_directory(config, data, processes, display)
     with directory.lock() if processes.is_main else nullcontext():
         before = facts_before(directory, running_code())
-        processes.wait()  # nobody writes before all have read
+        processes.barrier()  # no process writes before all have read
         known = before or choices_to_repeat(config, repeated, display)
         hardware = choose_hardware(with_choices_of(known, config, processes).run, processes, config.model)
         require_memory_for_weights(config, hardware.device, processes.local_world_size)
@@ -54,6 +54,7 @@ def open_run(
             code = recorded_code(before) if before else code_facts(running_code())
             write_identity(config, data, directory, {**chosen, **code})
         run = build_run(config, processes, hardware, data, directory, display, choices)
+        run.epochs_requested = epochs_requested
         resume(run)
         if processes.is_main and before and run.state.step < config.training.max_steps:
             record_code_change(directory, before, running_code(), run.state.step)
@@ -61,6 +62,6 @@ def open_run(
 
 
 def _chosen(hardware: Hardware, choices: StepChoices, processes: Processes) -> Facts:
-    """Everything that decides how a run rounds, by name: as it is written down, and compared when the run goes on."""
+    """Everything that decides how a run rounds, by name: recorded, and compared when the run resumes."""
     places = {"world_size": processes.world_size, "processor": processor_name(hardware.device)}
     return {**hardware.choices, **choices.facts, **places, "torch": torch.__version__}

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +37,9 @@ class Best(NamedTuple):
 class RunDirectory:
     """The directory of one run.
 
-    `metrics.rows()` and `samples.rows()` are the lines of metrics.jsonl and samples.jsonl, a dictionary each, and raise
-    `UserError` where one is damaged. Losses are in nats per token; null, so None, where a step did not measure that.
+    `metrics.rows()` and `samples.rows()` are the lines of metrics.jsonl and samples.jsonl, one dictionary each, and
+    raise `UserError` if one is damaged. Losses are in nats per token, None where a step did not measure them. A
+    `timestamp` is ISO 8601 with time zone; older versions of llamita logged seconds since 1970.
     """
 
     def __init__(self, path: str | Path):
@@ -46,35 +48,35 @@ class RunDirectory:
         self.samples = JsonLines(self.path / SAMPLES_FILE)
 
     def exists(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether there is a run here."""
         return (self.path / CONFIG_FILE).exists()
 
     def write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
-        """Write config.toml: all settings, resolved, and what the run found out, under [facts].
+        """Write config.toml: all settings, resolved, and under [facts] what was found out.
 
-        What was allowed for one start (`extend`, `new` and the like) is no setting of the run, and is left out.
+        Permissions for one start (`extend`, `new` and so on) are not settings of the run, and are left out.
         """
         tables = config.tables()
         tables["run"] = {name: value for name, value in tables["run"].items() if name not in ONE_START}
         write_toml(self.path / CONFIG_FILE, {**tables, "facts": facts})
 
     def add_facts(self, facts: dict[str, Any]) -> None:
-        """Write more of what the run found out."""
+        """Add to the facts in config.toml."""
         self.write_config(self.config(), {**self.facts(), **facts})
 
     def config(self) -> RunConfig:
-        """The settings of this run. Raises `UserError` where there is none."""
+        """The settings of this run. Raises `UserError` if there is no run here."""
         if not self.exists():
             raise UserError(f"{self.path}: not a run directory, {CONFIG_FILE} is missing")
         return RunConfig.from_toml(self.path / CONFIG_FILE)
 
     def facts(self) -> dict[str, Any]:
-        """What the run found out when it began: loss_floor, device, threads and the like. Raises `UserError`."""
+        """What was found out when the run began: loss_floor, device, threads and so on. Raises `UserError`."""
         self.config()  # says what is wrong with the file
         return read_toml(self.path / CONFIG_FILE).get("facts", {})
 
     def checkpoint(self, step: int) -> Path:
-        """The place of the checkpoint of this step."""
+        """The path of the checkpoint of this step."""
         return self.path / f"{STEP}{step:08d}"
 
     def steps(self) -> list[int]:
@@ -83,11 +85,11 @@ class RunDirectory:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def has_checkpoints(self) -> bool:
-        """Whether anything was saved here, damaged or not."""
+        """Whether there is a checkpoint, damaged or not."""
         return any(self.path.glob(f"{STEP}*")) or any(self.path.glob(f".{STEP}[0-9]*{REPLACED}"))
 
     def newest_good(self) -> tuple[Checkpoint, list[str]] | None:
-        """The newest undamaged checkpoint, and what is wrong with newer ones; None where there is none at all."""
+        """The newest intact checkpoint, and what is wrong with newer ones; None if there is no checkpoint."""
         complaints = []
         for step in reversed(self.steps()):
             try:
@@ -95,26 +97,27 @@ class RunDirectory:
             except UserError as error:
                 complaints.append(str(error))
         if complaints:
-            raise UserError(f"{complaints[0]}; no other checkpoint is left: delete {self.path} to start anew")
+            raise UserError(f"{complaints[0]}; no other checkpoint is left: delete {self.path} to start from scratch")
         return None
 
     def best(self) -> Checkpoint:
-        """The checkpoint of the lowest validation loss, else the newest good one. Raises `UserError`."""
+        """The checkpoint with the lowest validation loss, else the newest intact one. Raises `UserError`."""
         newest = self.newest_good()
         if newest is None:
             raise UserError(f"{self.path}: this run has no checkpoint yet")
         manifest = newest[0].manifest
         marked = self.marked_best(manifest["step"])
-        best = self.checkpoint(marked.step if marked else manifest.get("best_step", -1))  # older runs have it there
+        step = marked.step if marked else manifest.get("best_step", -1)  # as older versions recorded it
+        best = self.checkpoint(step)
         return verify(best) if best.exists() and best != newest[0].path else newest[0]
 
     def mark_best(self, step: int, val_loss: float) -> None:
-        """Mark the checkpoint of this step as the best, by a file that is written complete or not at all."""
+        """Mark the checkpoint of this step as the best, in a file that is written atomically."""
         mark = {"step": step, "val_loss": val_loss, "manifest_sha256": self._manifest_digest(step)}
         write_atomically(self.path / BEST_FILE, (json.dumps(mark, indent=2) + "\n").encode())
 
     def marked_best(self, newest: int) -> Best | None:
-        """What is marked as the best; None where nothing is, where it is newer than `newest`, or was replaced since."""
+        """The checkpoint marked as the best; None if none is, if it is newer than `newest`, or if it was replaced."""
         try:
             mark = json.loads((self.path / BEST_FILE).read_text(encoding="utf-8"))
             best = Best(float(mark["val_loss"]), int(mark["step"]))
@@ -127,27 +130,27 @@ class RunDirectory:
         return hashlib.sha256((self.checkpoint(step) / MANIFEST_FILE).read_bytes()).hexdigest()
 
     def truncate_logs(self, checkpoint: Checkpoint) -> None:
-        """Cut the logs back to what was written up to this checkpoint, its own evaluation and samples included."""
+        """Cut the logs back to this checkpoint, including its own evaluation and samples."""
         manifest = checkpoint.manifest
         self.metrics.truncate(manifest["metrics_offset"], manifest["step"])
         self.samples.truncate(manifest["samples_offset"], manifest["step"])
 
     def clear_logs(self) -> None:
-        """Empty the logs: the run begins anew."""
+        """Empty the logs: the run starts from scratch."""
         self.metrics.truncate(0)
         self.samples.truncate(0)
 
     def prune(self, newest: int, best: int, keep_last: int = 2, *, spare_newer: bool = False) -> None:
-        """Delete the checkpoints that are no longer needed: all but the `best`, and `keep_last` up to `newest`.
+        """Delete old checkpoints: all but the `best`, and the last `keep_last` up to `newest`.
 
-        With a `keep_last` of 0, all of them are needed.
-        Those newer than `newest` are damaged; they go when a good one is saved, `spare_newer` lets them wait for it.
+        A `keep_last` of 0 keeps all. Those newer than `newest` are damaged: they are deleted when a good one is
+        saved; `spare_newer` keeps them until then.
         """
         steps = self.steps()
         keep = {best, *[step for step in steps if step <= newest][-keep_last:]}
         for step in steps:
             if step not in keep and not (spare_newer and step > newest):
-                # Renamed first, so that a kill meanwhile leaves no half checkpoint under a good name.
+                # Renamed first, so that a kill leaves no half-deleted checkpoint under a valid name.
                 self.checkpoint(step).rename(self.path / f".{STEP}{step:08d}.deleted")
         self._delete_hidden()
 
@@ -156,7 +159,7 @@ class RunDirectory:
             shutil.rmtree(left_over)
 
     def _tidy(self) -> None:
-        """Make good what a killed process left: what is whole gets its name back, what is half goes."""
+        """Clean up after a killed process: complete checkpoints get their name back, partial ones are deleted."""
         for hidden in self.path.glob(f".{STEP}[0-9]*{REPLACED}"):
             restore(self.path / hidden.name.removeprefix(".").removesuffix(REPLACED))
         self._delete_hidden()
@@ -165,9 +168,9 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold this run for this process; another one that tries gets a `UserError`. Ends with the process.
+        """Lock this run for this process; another process gets a `UserError`. Released when the process ends.
 
-        Clears away what a process left that was killed while it held the run.
+        Cleans up after a process that was killed while it held the lock.
         """
         with ExitStack() as held:
             try:
@@ -175,7 +178,7 @@ class RunDirectory:
                 held.enter_context(file_lock(self.path / ".lock"))
             except BlockingIOError:
                 raise UserError(
-                    f"{self.path}: another process trains here; wait for it or choose --output_dir"
+                    f"{self.path}: another process is training this run; wait for it, or choose another --output_dir"
                 ) from None
             except OSError as error:
                 raise UserError(f"{self.path}: cannot be used as a run directory ({error.strerror})") from None
@@ -183,7 +186,7 @@ class RunDirectory:
             yield
 
     def is_held(self) -> bool:
-        """Whether another process holds this run, so that `lock` would fail."""
+        """Whether another process holds the lock."""
         try:
             with self.lock():
                 return False
@@ -192,26 +195,26 @@ class RunDirectory:
 
 
 class JsonLines:
-    """A file of JSON objects, one a line, that survives being cut off anywhere: its end is restored by `truncate`."""
+    """A file of JSON objects, one per line. It may be cut off anywhere: `truncate` restores its end."""
 
     def __init__(self, path: Path, *, numbers: bool = False):
         self.path = path
-        self._numbers = numbers  # whether every value is one, or null
+        self._numbers = numbers  # whether all values are numbers or null
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one line, in one piece. Raises `UserError` where the disk does not take it all."""
+        """Append one line, complete or not at all. Raises `UserError` if the disk is full."""
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
             with self.path.open("ab", buffering=0) as stream:
                 start = stream.tell()
-                if stream.write(line) != len(line):  # a disk that fills up takes what still fits, without an error
+                if stream.write(line) != len(line):  # a full disk writes a part, without an error
                     stream.truncate(start)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error.strerror}); checkpoints are kept") from None
 
     def offset(self) -> int:
-        """How long the file is, in bytes, with all of it on disk."""
+        """The length of the file in bytes, flushed to disk."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as stream:
@@ -219,31 +222,31 @@ class JsonLines:
         return self.path.stat().st_size
 
     def truncate(self, offset: int, step: int = -1) -> None:
-        """Forget the lines after `offset`, where the file ended at a checkpoint, but for those of its `step`.
+        """Drop the lines after `offset`, the length at a checkpoint, except those of its `step`.
 
-        An evaluation and samples follow the checkpoint that they belong to; what was written later is written anew.
+        Evaluation and samples are logged after the checkpoint of their step; later lines will be written again.
         """
         if not self.path.exists():
             return
         with self.path.open("rb") as stream:
             stream.seek(offset)
-            later = stream.read().split(b"\n")[:-1]  # what follows the last newline is a torn line
+            later = stream.read().split(b"\n")[:-1]  # after the last newline: a partial line
         for line in takewhile(lambda line: _is_of_step(line, step), later):
             offset += len(line) + 1
         os.truncate(self.path, min(offset, self.path.stat().st_size))
 
     def last_row(self) -> dict[str, Any] | None:
-        """The last complete line, None where there is none. Raises `UserError` where it is damaged."""
+        """The last complete line, or None. Raises `UserError` if it is damaged."""
         lines = self._lines()
         return self._row(len(lines), lines[-1]) if lines else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """All complete lines, each an object. Raises `UserError` where one is damaged."""
+        """All complete lines. Raises `UserError` if one is damaged."""
         return [self._row(number, line) for number, line in enumerate(self._lines(), 1)]
 
     def _lines(self) -> list[str]:
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        # Not splitlines(): a text may hold U+2028 and the like. What follows the last newline is a torn line.
+        # Not splitlines(): a sample may contain U+2028. What follows the last newline is a partial line.
         return text.split("\n")[:-1]
 
     def _row(self, number: int, line: str) -> dict[str, Any]:
@@ -252,12 +255,12 @@ class JsonLines:
         except ValueError:
             raise UserError(f"{self.path}: line {number} is not JSON ({line[:40]!r}): restore or delete it") from None
         if not isinstance(row, dict) or (self._numbers and not _is_metrics(row)):
-            raise UserError(f"{self.path}: line {number} is no line of this log ({line[:40]!r}): restore or delete it")
+            raise UserError(f"{self.path}: line {number} is not a log entry ({line[:40]!r}): restore or delete it")
         return row
 
 
 def _is_of_step(line: bytes, step: int) -> bool:
-    """Whether this is a whole line of the step: after a power cut, the end of a file may hold anything."""
+    """Whether this is a complete line of the step: after a power cut, a file may end in anything."""
     try:
         return json.loads(line)["step"] == step
     except (ValueError, KeyError, TypeError):
@@ -265,12 +268,27 @@ def _is_of_step(line: bytes, step: int) -> bool:
 
 
 def _is_metrics(row: dict[str, Any]) -> bool:
-    """Whether it has a step, and nothing but numbers or null."""
-    return isinstance(row.get("step"), int) and all(isinstance(v, int | float | None) for v in row.values())
+    """Whether it has a step, and nothing but numbers or null besides the timestamp."""
+    values = {**row, "timestamp": None}.values()
+    is_time = _is_timestamp(row.get("timestamp"))
+    return isinstance(row.get("step"), int) and is_time and all(isinstance(v, int | float | None) for v in values)
+
+
+def _is_timestamp(value: Any) -> bool:
+    """Whether it is ISO 8601, or a number as in the logs of older versions, or null."""
+    try:
+        return isinstance(value, int | float | None) or bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def timestamp() -> str:
+    """The current time as ISO 8601 in UTC, e.g. "2026-11-26T17:35:28.123+00:00"."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -> Path:
-    """The checkpoint folder that a person means.
+    """The checkpoint folder that `name` stands for.
 
     `RUN` is the run's best one, `RUN/best` too, `RUN/latest` its newest, `RUN/step_00000500` that one; None is the best
     of the newest run in the folder `runs`. Raises `UserError` where there is none, or where the one named is damaged.
@@ -279,7 +297,7 @@ def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -
 
 
 def find_verified(name: str | Path | None = None, runs: str | Path = "runs") -> Checkpoint:
-    """The same as `find_checkpoint`, with the manifest, so that nobody has to verify it again."""
+    """Like `find_checkpoint`, with the verified manifest, so that nobody has to verify it again."""
     path = Path(name) if name is not None else newest_run(runs)
     if path.name in ("latest", "best") and not path.parent.exists():
         raise UserError(f"{path.parent}: no such run")
@@ -298,8 +316,30 @@ def find_verified(name: str | Path | None = None, runs: str | Path = "runs") -> 
 
 
 def newest_run(runs: str | Path = "runs") -> Path:
-    """The run whose metrics were written last. Raises `UserError` where there is none."""
-    logs = sorted(Path(runs).glob(f"*/{METRICS_FILE}"), key=lambda log: log.stat().st_mtime)
+    """The run whose metrics were written last, at any depth: `--name a/b` makes runs/a/b-<hash>. Raises `UserError`."""
+    logs = sorted((run / METRICS_FILE for run in _runs_under(Path(runs))), key=lambda log: log.stat().st_mtime)
     if not logs:
         raise UserError(f"no run found in {runs}/: train one with `llamita train`, or name it with --checkpoint")
     return logs[-1].parent
+
+
+def _runs_under(folder: Path) -> Iterator[Path]:
+    """Every run in a folder and in folders of it that are no runs. Links to runs count, links elsewhere do not."""
+    for parent, names, _ in os.walk(folder):
+        for name in list(names):
+            if (Path(parent) / name / METRICS_FILE).is_file():
+                yield Path(parent) / name
+                names.remove(name)
+
+
+def is_run_or_checkpoint(name: str) -> bool:
+    """Whether this is the path of a run, RUN/latest, RUN/best or RUN/step_00000500, damaged or not."""
+    parent, last = os.path.split(name.rstrip(os.sep))
+    if last in ("latest", "best") or last.startswith(STEP):
+        return _is_run(parent) or os.path.isfile(os.path.join(name, MANIFEST_FILE))
+    return bool(name) and _is_run(name)
+
+
+def _is_run(name: str) -> bool:
+    """Whether it is a folder with the files that every run writes first."""  # os.path: a prompt may be no valid path
+    return all(os.path.isfile(os.path.join(name, file)) for file in (CONFIG_FILE, TOKENIZER_FILE))

@@ -1,4 +1,4 @@
-"""Being asked to stop: finish the step, save, leave."""
+"""Stop requests: finish the step, save, exit."""
 
 import signal
 import threading
@@ -8,15 +8,18 @@ from types import FrameType
 
 from llamita.parallel import Processes
 
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
-"""Ctrl-C, a termination signal, and the Ctrl-Break of Windows, by which one process can interrupt another there."""
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+"""Ctrl-C, a termination signal, a closed terminal, and Ctrl-Break on Windows, which is how one process interrupts
+another there. Windows has no SIGHUP, and other systems have no SIGBREAK."""
 
 
 class StopRequest:
-    """Whether Ctrl-C or a termination signal has come.
+    """Whether Ctrl-C or a termination signal has arrived.
 
-    A signal comes at any moment, and `received` tells of it at once; `bool` tells only what `agree` made known to all,
-    so that no process acts alone on one that came after.
+    A signal can arrive at any moment, and `received` shows it immediately. `bool` shows only what `agree` made known to
+    all processes, so that no process stops alone because of a signal that arrived after the others had agreed.
     """
 
     def __init__(self) -> None:
@@ -27,7 +30,7 @@ class StopRequest:
         return self._agreed is not None
 
     def agree(self, processes: Processes) -> None:
-        """Make it known to all processes, which stop at the same step, when one of them was asked."""
+        """Tell all processes whether one of them received a signal: they stop at the same step."""
         self._agreed = int(processes.max(self.received or 0)) or None
 
     def obey(self) -> None:
@@ -41,16 +44,21 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second Ctrl-C interrupts at once, as always."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request; a second Ctrl-C interrupts immediately, as usual.
+
+    A signal that this process inherited as ignored stays ignored: SIGHUP under `nohup`, SIGINT in a background job.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # only the main thread may catch signals
+        yield request  # only the main thread may handle signals
         return
-    before = {number: signal.getsignal(number) for number in STOPPING}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
     def note(number: int, frame: FrameType | None) -> None:
         request.received = number
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, note)

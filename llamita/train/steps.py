@@ -1,7 +1,6 @@
 """The steps that the training page is made of."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -10,23 +9,22 @@ import torch
 from llamita.config import GenerationConfig, Interval
 from llamita.data import Batch
 from llamita.errors import UserError
-from llamita.evaluate import Evaluation, evaluate_loss, spread
+from llamita.evaluate import Evaluation, evaluate_loss, evenly_spaced
 from llamita.generate import generate_many, printable
 from llamita.randomness import key
 from llamita.train.build import Run
 from llamita.train.checkpoint import save_checkpoint
+from llamita.train.run_directory import timestamp
 
 SAMPLE_TOKENS = 256
-EVAL_TOKENS = 64_000  # scored in the time of five steps of 4,096 tokens
-WORTH_NARROWING = (
-    4_000_000  # parameters: the weights of smaller models are read in no time, of larger ones in most of it
-)
+EVAL_TOKENS = 64_000  # scoring them takes about as long as five steps of 4,096 tokens
+AUTOCAST_FROM = 4_000_000  # parameters: sampling from a smaller model is not bound by reading its weights
 MEASURED = "train_loss", "lr", "grad_norm", "tokens_per_second", "val_loss", "perplexity", "bits_per_byte"
-SMALLEST_SCALE = 2**-14  # of the loss in fp16: below it, what is small is lost altogether
+SMALLEST_SCALE = 2**-14  # of the loss in fp16: below it, small gradients underflow to zero
 
 
 def next_batch(run: Run, step: int) -> Batch:
-    """This process's rows of the batch of update number `step`: a function of (seed, step), not of what came before."""
+    """This process's rows of the batch of update number `step`, a pure function of (seed, step)."""
     indices = run.order.indices(step)
     return run.data.train.batch(indices[run.processes.share(len(indices))])
 
@@ -34,7 +32,7 @@ def next_batch(run: Run, step: int) -> Batch:
 def micro_batches(run: Run, batch: Batch, step: int) -> Iterator[tuple[Batch, bool]]:
     """The micro-batches of this process's `batch`, on the device; with each, whether it is the last of the update.
 
-    Dropout is keyed anew for each: what it draws depends on nothing that came before.
+    Each seeds dropout with a key of its own, so that a resumed run drops the same elements.
     """
     size = run.choices.micro_batch_size
     starts = range(0, len(batch.ids), size)
@@ -44,8 +42,8 @@ def micro_batches(run: Run, batch: Batch, step: int) -> Iterator[tuple[Batch, bo
 
 
 def trial_step(run: Run) -> None:
-    """Compute the gradients of the next update as the loop does, and forget them: the run is as before."""
-    run.optimizer.zero_grad(set_to_none=True)  # as in training: a CUDA graph would overwrite gradients that are kept
+    """Compute the gradients of the next update as the loop does, and discard them: the run stays as it was."""
+    run.optimizer.zero_grad(set_to_none=True)  # as in training: a CUDA graph would overwrite gradients that still exist
     for part, _ in micro_batches(run, next_batch(run, run.state.step), run.state.step):
         with run.hardware.autocast():
             nats = run.step_model(part.ids, part.targets, reduction="sum")
@@ -55,7 +53,7 @@ def trial_step(run: Run) -> None:
 
 
 def is_due(run: Run, interval: Interval) -> bool:
-    """Whether what is done in this interval is done at the present step. It is always done after the last one."""
+    """Whether something with this interval is due at the current step. It is always due after the last step."""
     step = run.state.step
     if step == 0:
         return interval != 0
@@ -65,55 +63,56 @@ def is_due(run: Run, interval: Interval) -> bool:
 
 
 def lacks_evaluation(run: Run) -> bool:
-    """Whether an evaluation is due at the present step, and is not in the log yet."""
+    """Whether an evaluation is due at the current step, but not in the log yet."""
     last = run.directory.metrics.last_row() if run.processes.is_main else None
     evaluated = last is not None and last["step"] == run.state.step and last.get("val_loss") is not None
-    return is_due(run, run.config.run.eval_every) and not run.processes.max(evaluated)
+    return is_due(run, run.intervals.evaluate) and not run.processes.max(evaluated)
 
 
 def lacks_samples(run: Run) -> bool:
-    """Whether samples are due at the present step, and are not in the log yet."""
+    """Whether samples are due at the current step, but not in the log yet."""
     last = run.directory.samples.last_row() if run.processes.is_main else None
     sampled = last is not None and last.get("step") == run.state.step
-    return is_due(run, run.config.run.sample_every) and not run.processes.max(sampled)
+    return is_due(run, run.intervals.sample) and not run.processes.max(sampled)
 
 
 def evaluate(run: Run) -> Evaluation:
-    """Score the validation set: at every evaluation the same windows, of which each process takes its share."""
-    indices = spread(len(run.data.validation), _evaluated_windows(run))
+    """Score the validation set, always the same windows; each process takes its share."""
+    indices = evenly_spaced(len(run.data.validation), _evaluated_windows(run))
     own = indices[run.processes.share(len(indices))]
     part = evaluate_loss(run.model, run.data.validation, run.data.tokenizer.byte_lengths, own, run.hardware.autocast)
     nats, targets, size = (run.processes.sum(value) for value in (part.nats, part.targets, part.bytes))
     result = Evaluation(nats, int(targets), int(size))
-    if not math.isfinite(result.loss):  # of weights that are still numbers, and whose next loss is none
+    if not math.isfinite(result.loss):  # the weights are still finite, but the next loss would not be
         raise _diverged(run, f"the validation loss is {result.loss}")
     return result
 
 
 def _evaluated_windows(run: Run) -> int:
-    """How many windows an evaluation scores; 0: all, as where a floor is known, which is that of all together."""
-    wanted = run.config.run.eval_sequences
-    if wanted != "auto":
-        return wanted
+    """How many windows an evaluation scores; 0: all, which is what a loss floor is about."""
+    requested = run.config.run.eval_sequences
+    if requested != "auto":
+        return requested
     if run.data.floor is not None:
         return 0
     tokens = len(run.data.prepared.validation) / len(run.data.validation)
     return math.ceil(EVAL_TOKENS / min(tokens, run.config.model.max_seq_len))
 
 
-def draw_samples(run: Run) -> None:
-    """Let the model write, print one text and log all of them. One process does, the others wait at the next step."""
+def sample(run: Run) -> None:
+    """Generate samples, print one and log all of them. The main process does so; the others wait at the next step."""
     if not run.processes.is_main:
         return
     seed = key(run.config.training.seed, "samples", run.state.step)
     config = GenerationConfig(max_new_tokens=SAMPLE_TOKENS, seed=seed)
     run.model.eval()
-    with run.hardware.autocast() if run.num_parameters > WORTH_NARROWING else nullcontext():
+    with run.hardware.autocast() if run.num_parameters > AUTOCAST_FROM else nullcontext():
         texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
     run.model.train()
     judge = run.data.judge
     accepted = judge.acceptance(texts) if judge else None
-    run.directory.samples.append({"step": run.state.step, "accepted": accepted, "samples": texts})
+    row = {"step": run.state.step, "accepted": accepted, "samples": texts, "timestamp": timestamp()}
+    run.directory.samples.append(row)
     judged = f" ({accepted:.0%} of {len(texts)} accepted by the {judge.name})" if judge else ""
     run.display.say(f"\nsample at step {run.state.step:,}{judged}:\n{printable(texts[0].strip())}\n")
 
@@ -129,39 +128,30 @@ def log_evaluation(run: Run, scored: Evaluation) -> None:
 
 
 def _log(run: Run, values: dict[str, float | None]) -> None:
-    """Every line has every field, null where it was not measured."""
+    """Every line has every field; null where the field was not measured."""
     if run.processes.is_main:
         row = {"step": run.state.step, **dict.fromkeys(MEASURED), **values}
-        run.directory.metrics.append({**row, "tokens": run.state.tokens, "timestamp": time.time()})
+        run.directory.metrics.append({**row, "tokens": run.state.tokens, "timestamp": timestamp()})
 
 
 def mark_best(run: Run, val_loss: float) -> None:
-    """Mark the checkpoint of this step as the best where its validation loss is; the one before may be deleted then."""
+    """Mark the checkpoint of this step as the best where its validation loss is the lowest; prune the others."""
     state = run.state
-    if run.processes.is_main and state.step > 0 and val_loss < state.best_val_loss:  # of step 0 there is no checkpoint
+    if run.processes.is_main and state.step > 0 and val_loss < state.best_val_loss:  # step 0 has no checkpoint
         state.best_val_loss, state.best_step = val_loss, state.step
         run.directory.mark_best(state.step, val_loss)
         run.directory.prune(state.step, state.best_step, run.config.run.keep_last)
 
 
-def announce_evaluation(run: Run, scored: Evaluation) -> None:
-    """Print what an evaluation found."""
-    floor = f", {scored.loss - run.data.floor:.4f} above the floor" if run.data.floor is not None else ""
-    run.display.say(
-        f"step {run.state.step:,}: validation loss {scored.loss:.4f} nats/token{floor}, "
-        f"perplexity {scored.perplexity:.2f}, {scored.bits_per_byte:.3f} bits/byte"
-    )
-
-
 def require_finite(run: Run, loss: float, norm: float | None) -> None:
-    """Raise `UserError` where the loss or its gradient is no number any more, before that is saved.
+    """Raise `UserError` where the loss or its gradient is NaN or infinite, before that is saved.
 
-    No `norm` stands for gradients that overflowed: in fp16 that happens, unless no scale is small enough.
+    A `norm` of None means that gradients overflowed, as they may in fp16 until the loss scale is small enough.
     """
     if not math.isfinite(loss + (norm or 0.0)):
         raise _diverged(run, f"the loss is {loss} and the norm of its gradient {norm}")
     if run.scaling.scale < SMALLEST_SCALE:
-        raise _diverged(run, f"gradients overflow fp16 even where the loss is scaled by {run.scaling.scale}")
+        raise _diverged(run, f"gradients overflow fp16 even with a loss scale of {run.scaling.scale}")
 
 
 def _diverged(run: Run, what: str) -> UserError:
@@ -174,16 +164,16 @@ def _diverged(run: Run, what: str) -> UserError:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint of the present step, and delete those that are no longer needed."""
+    """Write a checkpoint of the current step, and delete those that are no longer needed."""
     if run.processes.is_main:
         _write_checkpoint(run)
-    run.processes.wait()  # nobody leaves while it is being written
+    run.processes.barrier()  # no process exits while it is being written
 
 
 def _write_checkpoint(run: Run) -> None:
     state = run.state
     if not all(parameter.isfinite().all() for parameter in run.model.parameters()):
-        raise _diverged(run, "there are weights that are no finite numbers")
+        raise _diverged(run, "the model has non-finite weights")
     save_checkpoint(
         run.directory.checkpoint(state.step),
         run.model,
