@@ -74,7 +74,7 @@ forks.set_forkserver_preload(
         "llamita.cli.generate",
         "torch._dynamo",  # a second of imports, which torch puts off to the first step of an optimizer
         "llamita.ops.cpu.adamw",
-        "llamita.ops.cpu.squares",
+        "llamita.ops.cpu.global_norm",
         "pytest",  # which every process imports, for the module that its function is in
         "rich._emoji_codes",
     ]
@@ -187,9 +187,9 @@ def _inside(argument: Any, folder: Path) -> bool:
     return isinstance(argument, (str, bytes, os.PathLike)) and os.fsdecode(argument).startswith(str(folder))
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    """Every line of metrics.jsonl, each of which must be whole, without what the clock says."""
-    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+def rows(run: Path, log: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Every line of a log, each of which must be complete, without what the clock says."""
+    text = (run / log).read_text(encoding="utf-8") if (run / log).exists() else ""
     assert not text or text.endswith("\n")
     parsed = [json.loads(line) for line in text.split("\n")[:-1]]
     return [{name: value for name, value in row.items() if name not in CLOCK} for row in parsed]
@@ -222,10 +222,9 @@ def spy_on_gradients(patch: pytest.MonkeyPatch) -> list[list[Tensor]]:
 def outcome(run: Path) -> dict[str, Any]:
     """All that must not depend on how often a run was disturbed."""
     tensors = {str(file.relative_to(run)): digest(file) for file in sorted(run.glob("step_*/*.safetensors"))}
-    samples = run / "samples.jsonl"
     best = json.loads((run / "best.json").read_text())
     del best["manifest_sha256"]  # of a manifest with the lengths of logs, and so of what the clock says
-    logged = {"metrics": rows(run), "samples": samples.read_bytes() if samples.exists() else None}
+    logged = {"metrics": rows(run), "samples": rows(run, "samples.jsonl")}
     return {**logged, "tensors": tensors, "best": best}
 
 

@@ -1,4 +1,4 @@
-"""A person's mistake is one line on standard error and exit code 2, and nothing on disk is lost."""
+"""A user's mistake is one line on standard error and exit code 2, and nothing on disk is lost."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def write_bytes(name: str, content: bytes) -> Path:
         ("cut.txt", "ein ganzer Satz und ein halbes é".encode()[:-1]),
     ],
 )
-def test_a_file_that_is_no_text_is_named(capsys, what, name, content):
+def test_a_file_that_is_not_text_is_named(capsys, what, name, content):
     if content is not None:
         write_bytes(name, content)
     places = flags(output_dir="out") if what != "prepare" else []
@@ -62,7 +62,7 @@ def test_one_bad_file_among_good_ones_is_named(text, capsys):
     ],
     ids=str,
 )
-def test_text_shorter_than_a_window_is_told_with_what_would_fit(tmp_path, capsys, content, named):
+def test_text_shorter_than_a_window_is_refused_with_a_context_that_fits(tmp_path, capsys, content, named):
     path = write_bytes("short.txt", content.encode())
     options = {"max_seq_len": 64} if len(content) > 10 else {}
     error = refusal(capsys, *train_words(path, tmp_path / "run", **options))
@@ -73,7 +73,7 @@ def test_text_shorter_than_a_window_is_told_with_what_would_fit(tmp_path, capsys
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"hidden_size": 18, "num_heads": 4}, "hidden_size 18 cannot be shared evenly by num_heads 4"),
+        ({"hidden_size": 18, "num_heads": 4}, "hidden_size 18 is not divisible by num_heads 4"),
         ({"hidden_size": 18, "num_heads": 6}, "head_dim 3"),
         ({"num_heads": -1}, "num_heads"),
         ({"num_heads": 8, "num_kv_heads": 3}, "num_kv_heads 3"),
@@ -96,9 +96,9 @@ def test_text_shorter_than_a_window_is_told_with_what_would_fit(tmp_path, capsys
         ({"batch_size": "many"}, "--batch_size"),
         ({"tokenizer": "nowhere"}, "nowhere"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100"),
-        ({"device": "banana"}, "--device banana is not known"),
-        ({"device": "meta"}, "--device meta is not known: choose auto, cpu, cuda, one of several as cuda:1, or mps"),
-        ({"device": "cuda:"}, "--device cuda: is not known"),
+        ({"device": "banana"}, "--device banana is unknown"),
+        ({"device": "meta"}, "--device meta is unknown: choose auto, cpu, cuda, a specific GPU such as cuda:1, or mps"),
+        ({"device": "cuda:"}, "--device cuda: is unknown"),
         ({"device": ""}, "--device"),
         ({"device": "cuda:99"}, "--device cuda:99"),
     ],
@@ -118,13 +118,13 @@ def test_a_device_that_is_not_here_is_named(text, tmp_path, capsys, what):
 
 
 @pytest.mark.parametrize("what", ["generate", "eval"])
-def test_before_any_run_what_to_do_is_told(capsys, what):
+def test_before_any_run_the_message_says_what_to_do(capsys, what):
     assert "train one with `llamita train`" in refusal(capsys, what)
 
 
 @pytest.mark.parametrize("what", ["generate", "eval"])
 @pytest.mark.parametrize("name", ["nowhere", "run/step_00000099", "nowhere/best", "nowhere/latest", "text.txt", "."])
-def test_a_checkpoint_that_is_none_is_named(text, tmp_path, capsys, what, name):
+def test_something_that_is_no_checkpoint_is_named(text, tmp_path, capsys, what, name):
     assert command(*train_words(text, tmp_path / "run", max_steps=1)) == 0
     assert name.split("/")[0] in refusal(capsys, what, "--checkpoint", name)
 
@@ -154,13 +154,13 @@ def test_what_else_lies_in_a_run_directory_is_left_alone(text, tmp_path):
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
-def test_two_trainings_in_one_directory_at_once_are_not_let_happen(text, tmp_path, capsys):
+def test_two_concurrent_trainings_in_one_directory_are_refused(text, tmp_path, capsys):
     words = train_words(text, tmp_path / "run", max_steps=100_000, save_every=100_000)
     process = start(words, tmp_path)
     try:
         while process.is_alive() and not (tmp_path / "run" / "metrics.jsonl").exists():
             process.join(0.01)
-        assert "another process trains here" in refusal(capsys, *words)
+        assert "another process is training this run" in refusal(capsys, *words)
         assert process.is_alive()
     finally:
         process.kill()
@@ -185,10 +185,10 @@ def test_after_a_killed_training_its_directory_is_free_again(text, tmp_path):
         (["--top_p", "0"], "top_p is 0"),
         (["--top_p", "1.5"], "top_p is 1.5"),
         (["--top_k", "-3"], "top_k is -3"),
-        (["--max_tokens", "0"], "max_new_tokens is 0"),
+        (["--max_tokens", "0"], "--max_tokens is 0"),
         (["--repetition_penalty", "0"], "repetition_penalty is 0"),
         (["--seed", "-1"], "seed is -1"),
-        (["--max_tokens", "lots"], "--max_new_tokens"),
+        (["--max_tokens", "lots"], "--max_tokens"),
     ],
     ids=str,
 )
@@ -196,7 +196,7 @@ def test_a_sampling_setting_out_of_range_is_named(capsys, words, named):
     assert named in refusal(capsys, "generate", *words)
 
 
-def test_a_prompt_that_is_no_text_is_refused(text, tmp_path, capsys):
+def test_a_prompt_that_is_not_text_is_refused(text, tmp_path, capsys):
     """Bytes on the command line that are not UTF-8 arrive as surrogates."""
     assert command(*train_words(text, tmp_path / "run", tokenizer="bpe", vocab_size=300, max_steps=1)) == 0
     assert "prompt" in refusal(capsys, "generate", "the \udcff", "--checkpoint", tmp_path / "run")
@@ -210,7 +210,7 @@ def test_tokenizer_commands_name_what_is_wrong(tmp_path, capsys, what):
     assert "tokenizer.json" in refusal(capsys, "tokenizer", what, word, "--tokenizer", "tokenizer.json")
 
 
-def test_an_id_that_no_token_has_is_named(text, capsys):
+def test_an_id_without_a_token_is_named(text, capsys):
     assert command("tokenizer", "train", "--data", text, "--output_dir", "tok", "--tokenizer", "char") == 0
     assert "999" in refusal(capsys, "tokenizer", "decode", "999", "--tokenizer", "tok")
     assert "-1" in refusal(capsys, "tokenizer", "decode", "--tokenizer", "tok", "--ids", "-1")
@@ -232,7 +232,7 @@ def test_a_cache_that_cannot_be_written_is_named(text, tmp_path, capsys):
     assert "taken" in refusal(capsys, *words)
 
 
-def test_damaged_token_files_are_told_with_what_to_do(text, tmp_path, cache, capsys):
+def test_damaged_token_files_are_reported_with_what_to_do(text, tmp_path, cache, capsys):
     assert command(*train_words(text, tmp_path / "run", max_steps=1)) == 0
     (file,) = cache.glob("*/train.bin")
     os.truncate(file, 10)
@@ -245,14 +245,14 @@ def test_damaged_token_files_are_told_with_what_to_do(text, tmp_path, cache, cap
     ("words", "named"),
     [
         (["train", "--tie_embeddings", "False"], "--no-tie_embeddings off"),
-        (["train", "--tie-weights", "true"], "--tie_embeddings is on"),
+        (["train", "--tie-weights", "true"], "--tie-weights is on, --no-tie-weights off"),
         (["train", "--no-qk_norm", "yes"], "--no-qk_norm off"),
-        (["train", "a.txt"], "'a.txt' belongs to no flag: texts are named with --data"),
-        (["prepare", "a.txt", "b.txt"], "'a.txt' belongs to no flag: texts are named with --data"),
-        (["eval", "my_run"], "--checkpoint"),
+        (["train", "a.txt"], "unexpected argument 'a.txt': name texts with --data"),
+        (["prepare", "a.txt", "b.txt"], "unexpected argument 'a.txt': name texts with --data"),
+        (["eval", "my_run"], "my_run: no such run or checkpoint"),
         (["generate", "Once", "upon"], "in quotes"),
         (["presets", "all"], "llamita presets --help"),
     ],
 )
-def test_a_word_that_belongs_to_no_flag_is_told_with_the_flag_that_was_meant(capsys, words, named):
+def test_an_unexpected_argument_is_reported_with_the_flag_that_was_probably_meant(capsys, words, named):
     assert named in refusal(capsys, *words)

@@ -1,4 +1,4 @@
-"""A run whose code has changed is not silently the old run: it is refused, begun beside it, or goes on with a note."""
+"""A run whose code has changed is not silently resumed: it is refused, restarted beside, or continued with a note."""
 
 import os
 import shutil
@@ -133,12 +133,12 @@ def test_new_repeated_after_a_kill_resumes_what_it_began(text, tmp_path, edit):
     killed = start([*words, "--new"], tmp_path, become_edited, edit)
     assert disturb(killed, signal.SIGKILL, lambda: (second / "step_00000005").exists()) == -signal.SIGKILL
     assert ended(start([*words, "--new"], tmp_path, become_edited, edit)) == 0
-    assert "going on from step" in (tmp_path / "out").read_text()
+    assert "resuming at step" in (tmp_path / "out").read_text()
     assert last_checkpoint(second) == last_checkpoint(run)  # what was edited changes no number
     assert not numbered(run, 3).exists()
 
 
-def test_allowed_a_run_goes_on_with_changed_code_and_notes_the_step(finished, code_is, edit, capsys):
+def test_if_allowed_a_run_continues_with_changed_code_and_records_the_step(finished, code_is, edit, capsys):
     run, words = finished
     expected = last_checkpoint(run)
     unfinish(run)
@@ -146,7 +146,7 @@ def test_allowed_a_run_goes_on_with_changed_code_and_notes_the_step(finished, co
     code_is(edit)
     capsys.readouterr()
     assert command(*words, "--allow_changed_code") == 0
-    assert "goes on with changed code (model/norm.py)" in capsys.readouterr().out
+    assert "continues with changed code (model/norm.py)" in capsys.readouterr().out
     now = code_digest.code_digest(code_digest.running_code())
     assert facts(run)["code_changes"] == [{"step": 8, "code_digest": now, "files": ["model/norm.py"]}]
     assert facts(run)["code_digest"] == now != began
@@ -201,15 +201,15 @@ def test_a_run_of_an_older_version_is_resumed_with_a_note_and_records_its_code_f
     forget_code(run)
     capsys.readouterr()
     assert command(*words) == 0
-    assert capsys.readouterr().out.count("does not say which code computed it") == 1
+    assert capsys.readouterr().out.count("does not record which code computed it") == 1
     assert last_checkpoint(run) == expected
     now = code_digest.code_digest(code_digest.running_code())
     assert facts(run)["code_changes"] == [{"step": 8, "code_digest": now, "files": []}]
     assert command(*words) == 0
-    assert "does not say" not in capsys.readouterr().out
+    assert "does not record" not in capsys.readouterr().out
 
 
-def test_a_run_that_saved_nothing_is_begun_anew_with_the_code_of_now(text, tmp_path, code_is, edit):
+def test_a_run_without_checkpoints_starts_from_scratch_with_the_current_code(text, tmp_path, code_is, edit):
     """As when the first edit fails at step 1: nobody is asked what to do with a run of no steps."""
     run, words = tmp_path / "run", train_words(text, tmp_path / "run")
     assert command(*words) == 0
@@ -293,7 +293,7 @@ def test_a_line_of_the_model_that_is_really_edited_is_another_run_with_other_wei
     package = edited(run.parent / "edit", "model/norm.py", "self.weight, self.eps", "self.weight, 1.5 + self.eps")
     refused = run_package(package, *words)
     assert refused.returncode == 2
-    assert "(model/norm.py): begin another with --new" in " ".join(refused.stderr.split())
+    assert "(model/norm.py): start another run with --new" in " ".join(refused.stderr.split())
     new = run_package(package, *words, "--new")
     assert new.returncode == 0, new.stderr
     second = numbered(run, 2)

@@ -87,7 +87,7 @@ def saved(tmp_path) -> Path:
 
 @pytest.mark.parametrize("kind", [AdamW, torch.optim.AdamW], ids=["llamita", "torch"])
 @pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
-def test_a_checkpoint_comes_back_exactly_and_learning_goes_on_bit_for_bit(tmp_path, kind, tie):
+def test_a_checkpoint_is_restored_exactly_and_training_continues_bit_for_bit(tmp_path, kind, tie):
     model, optimizer = model_and_optimizer(kind=kind, tie_embeddings=tie)
     save_checkpoint(tmp_path / "saved", model, optimizer, 3)
     other, its = model_and_optimizer(1, kind=kind, tie_embeddings=tie, seed=9)
@@ -341,7 +341,7 @@ KEPT = [(0, [2, 4, 6, 8, 10]), (1, [4, 10]), (2, [4, 8, 10]), (9, [2, 4, 6, 8, 1
 
 
 @pytest.mark.parametrize(("keep_last", "kept"), KEPT)
-def test_as_many_of_the_newest_are_kept_as_wanted_and_the_best(tmp_path, keep_last, kept):
+def test_as_many_of_the_newest_are_kept_as_requested_and_the_best(tmp_path, keep_last, kept):
     directory = RunDirectory(tmp_path)
     for step in (2, 4, 6, 8, 10):
         directory.checkpoint(step).mkdir()
@@ -433,7 +433,7 @@ def marked_older(run: Path) -> Path:
 @pytest.mark.parametrize(
     "mark",
     [{"step": 16}, {"manifest_sha256": "0" * 64}, {"step": "x"}, {"val_loss": None}],
-    ids=["beyond the newest", "of a checkpoint written anew", "no step", "no loss"],
+    ids=["beyond the newest", "of a rewritten checkpoint", "no step", "no loss"],
 )
 def test_a_mark_that_does_not_hold_is_ignored(run, mark):
     older = marked_older(run)
@@ -443,7 +443,7 @@ def test_a_mark_that_does_not_hold_is_ignored(run, mark):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\x00"])
-def test_a_damaged_mark_is_ignored_and_written_anew_when_the_run_goes_on(run, text, content):
+def test_a_damaged_mark_is_ignored_and_rewritten_when_the_run_resumes(run, text, content):
     mark = (run / "best.json").read_bytes()
     (run / "best.json").write_text(content)
     assert find_checkpoint(run) == run / "step_00000012"

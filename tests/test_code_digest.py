@@ -1,4 +1,4 @@
-"""A run knows which code computed it: what counts as a change, what does not, and what becomes of the run."""
+"""A run records which code computed it: which edits change the digest, and which do not."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def area(radius: float) -> float:  # of a disc
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """A separate cache for the test."""
     monkeypatch.setenv("LLAMITA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / digests.CACHE_FILE
 
@@ -33,7 +33,7 @@ def package(folder: Path, source: str, name: str = "model/disc.py", newline: str
     return folder
 
 
-def test_comments_docstrings_layout_and_line_endings_are_no_change(tmp_path):
+def test_comments_docstrings_formatting_and_line_endings_do_not_change_the_digest(tmp_path):
     before = file_digests(package(tmp_path / "before", SOURCE))
     same = {
         "comment": SOURCE.replace("# of a disc", "# of a circle"),
@@ -53,7 +53,7 @@ def test_comments_docstrings_layout_and_line_endings_are_no_change(tmp_path):
     ("old", "new"),
     [("**2", "**3"), ("**2", "**2.0"), ("math.pi * ", ""), ("radius: float", "radius: int"), ("math", "cmath")],
 )
-def test_an_edit_of_what_is_computed_is_a_change(tmp_path, old, new):
+def test_an_edit_of_code_changes_the_digest(tmp_path, old, new):
     before = file_digests(package(tmp_path / "before", SOURCE))
     now = file_digests(package(tmp_path / "now", SOURCE.replace(old, new)))
     assert changed_files(before, now) == ["model/disc.py"]
@@ -70,19 +70,19 @@ def test_added_removed_and_renamed_files_are_changes(tmp_path):
     assert len({code_digest(files) for files in (before, added, renamed)}) == 3
 
 
-def test_tables_that_code_reads_count_by_their_bytes_but_for_line_endings(tmp_path):
+def test_data_files_are_hashed_by_their_bytes_except_line_endings(tmp_path):
     table = "tokenizer/classes.txt"
     before = file_digests(package(tmp_path / "before", "a-z L\n", table))
     assert file_digests(package(tmp_path / "windows", "a-z L\n", table, newline="\r\n")) == before
     assert changed_files(before, file_digests(package(tmp_path / "now", "a-z  L\n", table))) == [table]
 
 
-def test_a_file_that_does_not_parse_counts_by_its_bytes(tmp_path):
+def test_a_file_that_does_not_parse_is_hashed_by_its_bytes(tmp_path):
     before = file_digests(package(tmp_path / "before", "def half("))
     assert changed_files(before, file_digests(package(tmp_path / "now", "def half(x"))) == ["model/disc.py"]
 
 
-def test_what_an_editor_leaves_and_what_is_exempt_is_not_looked_at(tmp_path):
+def test_editor_files_and_exempt_files_are_ignored(tmp_path):
     folder = package(tmp_path / "package", SOURCE)
     before = file_digests(folder)
     for name in (".#disc.py", "model/disc.py~", "model/__pycache__/disc.pyc", "cli/train.py", "code_digest.py"):
@@ -91,7 +91,7 @@ def test_what_an_editor_leaves_and_what_is_exempt_is_not_looked_at(tmp_path):
 
 
 def test_the_digest_does_not_depend_on_the_version_of_python(tmp_path):
-    """Written down once: `ast.dump` of the same source differs between Python 3.11, 3.12 and 3.13."""
+    """A hardcoded digest: `ast.dump` of the same source differs between Python 3.11, 3.12 and 3.13."""
     source = SOURCE + (
         "class Disc:\n    size: int = 0x10\n    def f(self, *, a=None, **b):\n"
         "        return [f'{x!r:>4}{a}' for x in b if x is not ...], -1e-8, 1j, b'\\xff', u'\\u00e9', True\n"
@@ -99,7 +99,7 @@ def test_the_digest_does_not_depend_on_the_version_of_python(tmp_path):
     assert file_digests(package(tmp_path, source)) == {"model/disc.py": "550b7cc3c50a"}
 
 
-def test_every_file_of_the_package_counts_or_is_exempt_for_a_reason_that_is_still_there():
+def test_every_file_is_hashed_or_exempt_and_every_exemption_exists():
     for exempt in EXEMPT:
         path = PACKAGE / exempt
         assert path.is_dir() if exempt.endswith("/") else path.is_file(), f"{exempt} is gone: remove it from EXEMPT"
@@ -111,23 +111,23 @@ def test_every_file_of_the_package_counts_or_is_exempt_for_a_reason_that_is_stil
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "corpus", "data", "model", "ops", "optim", "jit", "runtime", "train"])
-def test_what_lies_between_the_text_and_the_weights_counts(part):
+def test_everything_between_text_and_weights_is_hashed(part):
     assert any(name.startswith(f"{part}/") for name in file_digests(PACKAGE))
 
 
-def test_digests_are_cached_by_content_and_a_damaged_cache_is_made_anew(tmp_path, monkeypatch, cache):
+def test_digests_are_cached_by_content_and_a_damaged_cache_is_rebuilt(tmp_path, monkeypatch, cache):
     folder = package(tmp_path / "package", SOURCE)
     expected = file_digests(folder)
     assert len(json.loads(cache.read_bytes())) == 1
     with monkeypatch.context() as without_parser:
         without_parser.setattr(digests.ast, "parse", None)
-        assert file_digests(folder) == expected  # found, though nothing can be parsed
+        assert file_digests(folder) == expected  # from the cache, since parsing is patched to fail
     for content in (b"{half", b"[]", b"\xff"):
         cache.write_bytes(content)
         assert file_digests(folder) == expected
 
 
-def test_without_a_cache_that_can_be_written_the_digest_is_the_same(tmp_path, monkeypatch):
+def test_without_a_writable_cache_the_digest_is_the_same(tmp_path, monkeypatch):
     folder = package(tmp_path / "package", SOURCE)
     expected = file_digests(folder)
     (tmp_path / "file").touch()

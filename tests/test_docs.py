@@ -12,7 +12,7 @@ import gpu
 import llamita.corpus.story_corpus
 import tokenizer
 import train
-from llamita.config import ALIASES
+from llamita.config import ALIASES, SWITCHES
 
 fixtures = (cache,)
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["write_configuration_page", "write_api_page"])
+@pytest.mark.parametrize("name", ["write_configuration_page", "write_coming_from_page", "write_api_page"])
 def test_a_page_that_is_written_from_the_code_is_current(name):
     module = script(name)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run python scripts/{name}.py"
@@ -45,12 +45,14 @@ def flags(capsys) -> set[str]:
         assert command(*words.split(), "--help") == 0
     helps = [capsys.readouterr().out, *(module.parser().format_help() for module in BENCHMARKS)]
     found = re.findall(r"--([a-z][\w-]*)", "".join(helps))
-    return {flag.replace("-", "_") for flag in found} | ALIASES.keys() | {"help"}
+    return {flag.replace("-", "_") for flag in found} | ALIASES.keys() | SWITCHES.keys() | {"help"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_flag_that_a_page_names_exists(flags, page):
-    named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", page.read_text(encoding="utf-8"))
+    lines = page.read_text(encoding="utf-8").splitlines()
+    ours = "\n".join(line for line in lines if not re.match(r" *(pip|uv) ", line))
+    named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", ours)
     unknown = {flag.replace("-", "_") for flag in named} - flags
     assert not unknown
 
@@ -68,15 +70,16 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_of_other_trainers_names_those_are_marked_that_work_as_flags():
-    """A star behind a name of the left column, exactly where it is an alias of a flag that the next one names."""
+def test_stars_mark_the_names_of_other_trainers_that_work_as_flags():
+    """A star after a name of the left column, exactly if it is an alias or a switch of a flag in the next one."""
     page = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
-    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `") and line.count(" | ") > 1]
     assert len(rows) > 50
     for there, here, *_ in rows:
         flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]*)", here)}
         for name, star in re.findall(r"`(\w+)`(\\\*)?", there):
-            assert bool(star) == (ALIASES.get(name) in flags), name
+            own = {ALIASES.get(name)}.union(*SWITCHES.get(name, ()))
+            assert bool(star) == bool(own & flags), name
 
 
 def test_the_python_example_of_the_readme_runs_as_it_stands(monkeypatch, capsys):

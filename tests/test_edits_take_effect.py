@@ -37,7 +37,7 @@ LEARNING = ("training loss", "gradients", "validation loss")
 @pytest.fixture(autouse=True)
 def linear_layers_of_any_size_are_fused(monkeypatch):
     """Small ones are torch's, as they are by the reference."""
-    monkeypatch.setattr(ops.cpu.linear, "SMALL", 0)
+    monkeypatch.setattr(ops.cpu.linear, "MIN_ELEMENTS", 0)
 
 
 Way = tuple[str, str, str | None]
@@ -145,7 +145,7 @@ EDITS = {
     "attention.Attention.heads": Edit(ramp),
     "cache.NoCache.append": Edit(lambda kv: (ramp(kv[0]), ramp(kv[1])), LEARNING),
     "cache.KVCache.next_positions": Edit(halved, ("generation",)),
-    "cache.KVCache.visible": Edit(first_key_only, ("generation",)),
+    "cache.KVCache.causal_mask": Edit(first_key_only, ("generation",)),
     "cache.KVCache.layer": Edit(
         lambda layer: type(layer)(ramp(layer.keys), layer.values, layer.longest), ("generation",)
     ),
@@ -180,14 +180,14 @@ EDITS = {
 
 IN_PLACE = {
     "init.initialize": Edit(lambda model: [p.data.mul_(1.5) for p in model.parameters()], WEIGHTS),
-    "init.let_heads_copy": Edit(
+    "init.init_copy_heads": Edit(
         lambda attention: attention.o_proj.weight.data.mul_(0.5), WEIGHTS, {"head_init": "copy"}
     ),
 }
 """Functions that change what they are given: the edit changes it once more."""
 
 EXEMPT = {
-    "cache.KVCache.claim": "bookkeeping: raises where the cache is too short; without it nothing is visible",
+    "cache.KVCache.reserve": "bookkeeping: raises if the cache is too short; without it nothing is visible",
     "cache.KVCache.clear": "bookkeeping of slots, called by the engine between sequences",
     "llama.Llama._check_size": "raises for what does not fit, and computes nothing",
     "llama.Llama.num_parameters": "counts for people; computes nothing",

@@ -1,6 +1,7 @@
 """What a model is said to score, against sums by brute force and by hand."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from llamita.evaluate import (
     PositionLosses,
     evaluate_loss,
     evaluate_positions,
-    spread,
+    evenly_spaced,
     unigram_entropy,
 )
 from llamita.evaluate import loss as loss_module
@@ -52,9 +53,9 @@ def brute_force(model, windows, indices) -> tuple[float, list[int]]:
 
 
 @kinds
-@pytest.mark.parametrize("at_once", [16, 100, 8192])
-def test_the_loss_is_the_sum_over_all_windows_one_by_one(text, monkeypatch, kind, at_once):
-    monkeypatch.setattr(loss_module, "TOKENS_AT_ONCE", at_once)
+@pytest.mark.parametrize("per_batch", [16, 100, 8192])
+def test_the_loss_is_the_sum_over_all_windows_one_by_one(text, monkeypatch, kind, per_batch):
+    monkeypatch.setattr(loss_module, "TOKENS_PER_BATCH", per_batch)
     data, model = opened(text, **kind)
     result = evaluate_loss(model.train(), data.validation, data.tokenizer.byte_lengths)
     assert model.training  # as it was
@@ -81,12 +82,13 @@ def test_in_a_stream_every_token_but_the_first_is_scored_once_the_remainder_too(
     assert targets == ids[1:].tolist()
 
 
-def test_of_documents_every_token_within_the_context_is_scored_once_the_first_too(text):
+def test_of_documents_every_token_is_scored_once_the_first_and_those_beyond_the_context_too(text):
     data, model = opened(text, windows="document")
-    part = data.prepared.validation
+    ids = data.prepared.validation.ids
+    assert len(data.validation) > data.prepared.validation.part.documents  # some are longer than the context
     _, targets = brute_force(model, data.validation, range(len(data.validation)))
-    bounds = zip(part.document_starts, part.document_ends, strict=True)
-    assert targets == [token for start, end in bounds for token in part.ids[start:end][:16].tolist()]
+    assert sorted(targets) == sorted(ids.tolist())
+    assert evaluate_loss(model, data.validation, data.tokenizer.byte_lengths).targets == len(ids)
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])
@@ -94,10 +96,10 @@ def test_bits_per_byte_count_the_bytes_of_the_text_itself(tmp_path, tokenizer):
     """Documents whole in their windows: the bytes scored are those of the validation text, markers left out."""
     documents = [f"the {name} 🙂 é {name * 3}." for name in ("llama", "日本", "sun", "hill")] * 10
     path = tmp_path / "text.txt"
-    path.write_text("<|endoftext|>".join(documents), encoding="utf-8")
+    path.write_text("".join(f"{document}\n<|endoftext|>\n" for document in documents), encoding="utf-8")
     data, model = opened(path, tokenizer=tokenizer, vocab_size=300, windows="document", max_seq_len=128)
     result = evaluate_loss(model, data.validation, data.tokenizer.byte_lengths)
-    held_out = sum(len(document.encode()) for document in documents[-4:])
+    held_out = sum(len(document.encode()) + 1 for document in documents[-4:])
     assert result.bytes == held_out
     assert result.bits_per_byte == pytest.approx(result.nats / math.log(2) / held_out)
 
@@ -111,10 +113,10 @@ def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_a_token():
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100, 12345])
-@pytest.mark.parametrize("wanted", [0, 1, 2, 5, 99, 20000])
-def test_spread_takes_as_many_as_wanted_evenly_and_each_once(count, wanted):
-    indices = spread(count, wanted)
-    assert len(indices) == (min(count, wanted) or count)
+@pytest.mark.parametrize("requested", [0, 1, 2, 5, 99, 20000])
+def test_spread_takes_as_many_as_requested_evenly_and_each_once(count, requested):
+    indices = evenly_spaced(count, requested)
+    assert len(indices) == (min(count, requested) or count)
     assert len(set(indices.tolist())) == len(indices)
     assert 0 <= indices.min() <= indices.max() < count
     if len(indices) > 1:
@@ -151,9 +153,10 @@ def test_the_command_hashes_each_file_of_its_checkpoint_once(text, tmp_path, mon
     assert sorted(file.name for file in read) == ["model.safetensors", "optimizer.safetensors"]
 
 
-def test_eval_refuses_text_that_has_changed_since(text, tmp_path, capsys):
+def test_eval_refuses_text_that_has_changed_since_and_whose_tokens_are_gone(text, cache, tmp_path, capsys):
     assert command(*train_words(text, tmp_path / "run")) == 0
     write_text(text, seed=1)
+    shutil.rmtree(cache)
     capsys.readouterr()
     assert command("eval", "--checkpoint", tmp_path / "run") == 2
     assert "has changed since" in capsys.readouterr().err
@@ -175,9 +178,9 @@ def test_on_stories_no_model_is_further_below_the_floor_than_chance_allows(tmp_p
 
 
 @kinds
-@pytest.mark.parametrize("at_once", [1, 100_000])
-def test_losses_by_position_are_the_sums_over_all_windows_one_by_one(text, monkeypatch, kind, at_once):
-    monkeypatch.setattr(positions_module, "LOGITS_AT_ONCE", at_once)
+@pytest.mark.parametrize("per_batch", [1, 100_000])
+def test_losses_by_position_are_the_sums_over_all_windows_one_by_one(text, monkeypatch, kind, per_batch):
+    monkeypatch.setattr(positions_module, "LOGITS_PER_BATCH", per_batch)
     data, model = opened(text, **kind)
     found = evaluate_positions(model, data.validation, data.tokenizer.byte_lengths)
     nats, targets = np.zeros(model.config.max_seq_len), np.zeros(model.config.max_seq_len, dtype=np.int64)
@@ -214,7 +217,7 @@ def test_a_position_without_targets_has_no_loss():
 
 @kinds
 def test_progress_counts_the_windows_up_to_all_of_them(text, monkeypatch, kind):
-    monkeypatch.setattr(positions_module, "LOGITS_AT_ONCE", 500)
+    monkeypatch.setattr(positions_module, "LOGITS_PER_BATCH", 500)
     data, model = opened(text, **kind)
     seen = []
     evaluate_positions(

@@ -148,7 +148,7 @@ def test_evaluation_finds_what_the_cpu_finds(apart):
 
 
 def written(device: str, options: dict[str, Any]) -> list[list[int | None]]:
-    """Three times what the context holds, so that it is prefilled anew."""
+    """Three times what the context holds, so that it is prefilled again."""
     return list(generate_ids(model_on(device).eval(), PROMPTS, GenerationConfig(3 * CONTEXT, **options), end_id=0))
 
 

@@ -69,7 +69,7 @@ def test_cores_are_shared_among_the_processes_of_a_machine(monkeypatch):
 @pytest.mark.parametrize("device", ["mps", "cuda:1"])
 def test_one_device_is_not_for_several_processes(monkeypatch, device):
     monkeypatch.setattr(hardware, "_check_device", lambda name: None)
-    with pytest.raises(UserError, match=f"--device {device} is one device, for one process"):
+    with pytest.raises(UserError, match=f"--device {device} is a single device, for one process"):
         choose_hardware(ExecutionConfig(device=device, precision="fp32"), Processes(0, 2, 0, 2))
 
 

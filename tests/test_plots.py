@@ -1,4 +1,4 @@
-"""The pictures of a run: what is on them, and that any log makes some. How they look, a person has to judge."""
+"""The plots of a run: what they show, and that any log can be plotted. How they look, the reader has to judge."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from runs import cache, command, refusal, text, train_words
 
 from llamita.errors import UserError
 from llamita.evaluate import PositionLosses
-from llamita.evaluate.plots import DRAWINGS, Pictured, smoothed, thinned, write_plots
+from llamita.evaluate.plots import DRAWINGS, PlotData, smoothed, thinned, write_plots
 from llamita.train import RunDirectory
 
 fixtures = (cache, text)
@@ -21,7 +21,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def log(steps: int, every: int = 1) -> list[dict]:
-    """Rows as a run of so many steps writes them."""
+    """Rows as a run of this many steps writes them."""
     rows = []
     for step in range(0, steps + 1, every):
         trained = {"train_loss": None, "lr": None, "grad_norm": None, "tokens_per_second": None}
@@ -37,7 +37,7 @@ def positions(context: int = 32) -> PositionLosses:
     return PositionLosses(targets * np.linspace(5, 1, context), targets, 100)
 
 
-def axes_of(name: str, pictured: Pictured):
+def axes_of(name: str, pictured: PlotData):
     figure = Figure()
     axes = figure.add_subplot()
     assert DRAWINGS[name](axes, pictured)
@@ -46,7 +46,7 @@ def axes_of(name: str, pictured: Pictured):
 
 
 def test_every_drawing_and_an_overview_are_written(tmp_path):
-    paths = write_plots(tmp_path / "plots", Pictured(log(20), 0.5, positions()), "a run")
+    paths = write_plots(tmp_path / "plots", PlotData(log(20), 0.5, positions()), "a run")
     assert {path.stem for path in paths} == {*DRAWINGS, "overview"}
     assert all(path.read_bytes().startswith(PNG) for path in paths)
 
@@ -62,13 +62,13 @@ def test_every_drawing_and_an_overview_are_written(tmp_path):
     ],
     ids=["empty", "before the first step", "one step", "100,000 rows", "diverged"],
 )
-def test_any_log_makes_pictures_of_what_it_holds(tmp_path, rows, drawn):
-    paths = write_plots(tmp_path, Pictured(rows))
+def test_any_log_is_plotted_as_far_as_it_has_data(tmp_path, rows, drawn):
+    paths = write_plots(tmp_path, PlotData(rows))
     assert {path.stem for path in paths} == drawn - {"loss_by_position"} - ({"loss"} if len(rows) == 6 else set())
 
 
 def test_the_loss_is_drawn_with_training_validation_and_floor():
-    axes = axes_of("loss", Pictured(log(200), 0.25))
+    axes = axes_of("loss", PlotData(log(200), 0.25))
     lines = {line.get_label().split()[0]: line for line in axes.get_lines() if not line.get_label().startswith("_")}
     assert set(lines) == {"training", "validation", "floor"}
     assert lines["validation"].get_xydata().tolist() == [[s, 1 + 7 / (s + 1)] for s in range(0, 201, 5)]
@@ -82,7 +82,7 @@ LOGS = {"a few steps": log(3), "many": log(400), "never better": [{**row, "val_l
 @pytest.mark.parametrize("rows", LOGS.values(), ids=LOGS)
 @pytest.mark.parametrize("floor", [None, 0.25])
 def test_the_legend_stands_above_the_curves_and_beside_the_title(rows, floor):
-    axes = axes_of("loss", Pictured(rows, floor))
+    axes = axes_of("loss", PlotData(rows, floor))
     legend = axes.get_legend()
     assert legend is not None
     box, title = legend.get_window_extent(), axes._left_title.get_window_extent()  # type: ignore[attr-defined]
@@ -92,7 +92,7 @@ def test_the_legend_stands_above_the_curves_and_beside_the_title(rows, floor):
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_every_axis_says_what_it_shows(name):
-    axes = axes_of(name, Pictured(log(20), 0.5, positions()))
+    axes = axes_of(name, PlotData(log(20), 0.5, positions()))
     assert axes.get_xlabel() in ("steps", "tokens seen")
     assert axes.get_ylabel()
 
@@ -108,24 +108,24 @@ def test_values_that_hardly_differ_are_written_in_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", look)
     rows = [{**row, "train_loss": 7 + 1e-7 * row["step"], "grad_norm": 1e8 + row["step"]} for row in log(9)]
-    write_plots(tmp_path, Pictured(rows))
+    write_plots(tmp_path, PlotData(rows))
     assert set(corners) == {""}
 
 
 def test_what_hardly_changes_is_drawn_on_a_linear_axis():
     rows = [{**row, "grad_norm": 1 + row["step"] / 20} for row in log(20)[1:]]
-    assert axes_of("gradient_norm", Pictured(rows)).get_yscale() == "linear"
+    assert axes_of("gradient_norm", PlotData(rows)).get_yscale() == "linear"
 
 
 def test_the_axis_above_counts_the_tokens_of_the_steps_below():
-    axes = axes_of("loss", Pictured(log(20)))
+    axes = axes_of("loss", PlotData(log(20)))
     (above,) = axes.child_axes
     assert above.get_xlim() == pytest.approx([100 * limit for limit in axes.get_xlim()])
 
 
 def test_losses_by_position_are_drawn_over_the_tokens_seen():
     losses = positions()
-    axes = axes_of("loss_by_position", Pictured([], None, losses))
+    axes = axes_of("loss_by_position", PlotData([], None, losses))
     alone, grouped = axes.get_lines()
     assert alone.get_xdata().tolist() == list(range(1, 33))
     assert alone.get_ydata() == pytest.approx(losses.means())
@@ -156,7 +156,7 @@ def test_smoothing_passes_over_a_spike_and_keeps_a_slope():
     assert smoothed(np.array([])).tolist() == []
 
 
-def test_the_command_writes_pictures_into_the_run_and_prints_where(text, tmp_path, capsys):
+def test_the_command_writes_plots_into_the_run_and_prints_their_paths(text, tmp_path, capsys):
     assert command(*train_words(text, tmp_path / "checkpoints")) == 0
     capsys.readouterr()
     assert command("eval", "--checkpoint", "checkpoints", "--plot") == 0
@@ -189,8 +189,20 @@ def test_matplotlib_is_only_loaded_to_plot(text, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) is False
 
 
-@pytest.mark.parametrize("line", ["[1]", "7", "null", "{}", '{"step": "x"}', '{"step": 2, "train_loss": "low"}'])
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", "7", "null", "{}", '{"step": "x"}', '{"step": 2, "train_loss": "low"}', '{"step": 2, "timestamp": "noon"}'],
+)
 def test_a_line_of_the_log_that_is_json_but_no_metrics_is_named(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "train_loss": null, "lr": 0.1}}\n{line}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is no line of this log"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is not a log entry"):
         RunDirectory(tmp_path).metrics.rows()
+
+
+@pytest.mark.parametrize("timestamp", ["1764178528.5", '"2026-11-26T17:35:28.500+00:00"', "null"])
+def test_logs_with_seconds_as_timestamps_are_read_like_those_of_today(tmp_path, timestamp):
+    line = f'{{"step": 1, "train_loss": 2.5, "tokens": 64, "timestamp": {timestamp}}}\n'
+    (tmp_path / "metrics.jsonl").write_text(line)
+    rows = RunDirectory(tmp_path).metrics.rows()
+    assert rows == [json.loads(line)]
+    assert [path.stem for path in write_plots(tmp_path / "plots", PlotData(rows))] == ["loss"]

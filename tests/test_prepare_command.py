@@ -41,7 +41,7 @@ def train_on(folder: Path, run: Path, **options) -> list[str]:
 # --- the folder ---
 
 
-def test_prepare_writes_a_folder_that_train_takes(text, tmp_path, capsys):
+def test_prepare_writes_a_folder_that_train_accepts(text, tmp_path, capsys):
     more = write_rows(tmp_path / "b.jsonl", seed=1)
     assert command(*prepare_words(text, more, output_dir=tmp_path / "data" / "mine")) == 0
     folder = tmp_path / "data" / "mine"
@@ -59,7 +59,7 @@ def test_prepare_writes_a_folder_that_train_takes(text, tmp_path, capsys):
         assert command(*words) == 0
 
 
-def test_a_run_on_the_folder_is_that_on_the_text(text, tmp_path):
+def test_training_on_the_folder_equals_training_on_the_text(text, tmp_path):
     folder = tmp_path / "mine"
     assert command(*prepare_words(text, tokenizer="char", output_dir=folder)) == 0
     assert command(*train_words(text, tmp_path / "one")) == 0
@@ -71,7 +71,7 @@ def test_a_run_on_the_folder_is_that_on_the_text(text, tmp_path):
     )
 
 
-def test_the_same_again_finds_the_folder_and_other_text_is_refused(text, tmp_path, capsys):
+def test_preparing_again_finds_the_folder_and_other_text_is_refused(text, tmp_path, capsys):
     words = prepare_words(text, output_dir=tmp_path / "mine")
     assert command(*words) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").iterdir()}
@@ -82,18 +82,19 @@ def test_the_same_again_finds_the_folder_and_other_text_is_refused(text, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").iterdir()} == before
 
 
-def test_what_lies_in_the_way_is_refused_and_kept(text, tmp_path, capsys):
+def test_an_output_directory_with_other_files_is_refused_and_left_alone(text, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name in ("folder", "file"):
-        assert "something else already" in refusal(capsys, *prepare_words(text, output_dir=tmp_path / name))
+        refused = refusal(capsys, *prepare_words(text, output_dir=tmp_path / name))
+        assert "is not an empty folder; choose another --output_dir" in refused
     assert (tmp_path / "folder" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     assert command(*prepare_words(text, output_dir=tmp_path / "empty")) == 0
 
 
-def test_the_place_of_a_run_in_a_file_is_not_that_of_the_tokens(text, tmp_path):
+def test_output_dir_in_a_file_is_that_of_the_run_not_of_the_tokens(text, tmp_path):
     (tmp_path / "my.toml").write_text('[data]\ndata = "text.txt"\n[model]\nvocab_size = 300\n[run]\noutput_dir = "run"')
     assert command("prepare", "--config", "my.toml") == 0
     assert not (tmp_path / "run").exists()
@@ -109,23 +110,25 @@ def test_the_place_of_a_run_in_a_file_is_not_that_of_the_tokens(text, tmp_path):
         ({"val_data": "text.txt"}, "--val_data comes too late"),
         ({"text_field": "story"}, "--text_field comes too late"),
         ({"documents": "line"}, "--documents comes too late"),
-        ({"pattern": "llama3"}, "--pattern is llama3, but the tokenizer that is there splits text by gpt2"),
+        ({"encoding": "latin-1"}, "--encoding comes too late"),
+        ({"errors": "skip"}, "--errors comes too late"),
+        ({"pattern": "llama3"}, "--pattern is llama3, but the tokenizer already splits text by gpt2"),
     ],
     ids=str,
 )
-def test_what_comes_too_late_for_a_prepared_folder_is_named(text, tmp_path, capsys, options, named):
+def test_settings_that_a_prepared_folder_cannot_follow_are_named(text, tmp_path, capsys, options, named):
     assert command(*prepare_words(text, output_dir="mine")) == 0
     CharTokenizer("abc").save("other")
     assert named in refusal(capsys, *train_on(Path("mine"), tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_prepared_folder_with_its_own_tokenizer_named_is_taken(text, tmp_path):
+def test_a_prepared_folder_accepts_the_name_of_its_own_tokenizer(text, tmp_path):
     assert command(*prepare_words(text, output_dir="mine")) == 0
     assert command(*train_on(Path("mine"), tmp_path / "run", tokenizer="mine")) == 0
 
 
-def test_a_prepared_folder_that_is_not_whole_is_one_line(text, tmp_path, capsys):
+def test_an_incomplete_prepared_folder_is_refused_in_one_line(text, tmp_path, capsys):
     for name, named in {
         "manifest.json": "manifest.json: cannot be read",
         "tokenizer.json": "mine: no tokenizer",
@@ -190,7 +193,7 @@ def test_a_run_on_a_folder_or_a_pattern_is_named_after_it(tmp_path, monkeypatch)
         ("text.txt.gz", gzip.compress(b"once\0upon"), "text.txt.gz: not a text file: NUL byte at byte 4"),
     ],
 )
-def test_a_source_that_is_none_is_one_line(tmp_path, capsys, what, name, content, named):
+def test_an_invalid_source_is_refused_in_one_line(tmp_path, capsys, what, name, content, named):
     (tmp_path / "empty").mkdir()
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -199,7 +202,7 @@ def test_a_source_that_is_none_is_one_line(tmp_path, capsys, what, name, content
     assert not Path("out").exists()
 
 
-def test_another_field_is_named_with_a_flag(tmp_path, capsys):
+def test_text_field_selects_another_field(tmp_path, capsys):
     path = write_rows(tmp_path / "rows.jsonl", seed=1, field="story")
     assert "no field 'text', only 'story'; name the text's with --text_field" in refusal(capsys, *prepare_words(path))
     assert command(*prepare_words(path, text_field="story")) == 0
@@ -217,10 +220,10 @@ def test_validation_files_are_validated_on_and_all_of_data_is_trained_on(text, t
     assert prepared.train.part.bytes == sum(len(document) for document in TextFiles(text).documents())
     assert command(*train_words(text, tmp_path / "run", val_data=other)) == 0
     assert "missing.txt: no such file" in refusal(capsys, *prepare_words(text, val_data="missing.txt"))
-    assert "--val_data: the built-in stories bring their own" in refusal(capsys, "prepare", "--val_data", other)
+    assert "--val_data: the built-in stories have validation stories" in refusal(capsys, "prepare", "--val_data", other)
 
 
-def test_a_tokenizer_trained_with_validation_files_is_not_taken_for_one_without(text, tmp_path):
+def test_tokenizers_with_and_without_validation_files_are_cached_separately(text, tmp_path):
     other = tmp_path / "val.txt"
     other.write_text("xyz & xyz")
     characters = [prepare_data(config(text, val_data=names))[1].vocab_size for names in ((), (str(other),))]
@@ -230,14 +233,14 @@ def test_a_tokenizer_trained_with_validation_files_is_not_taken_for_one_without(
 # --- limits ---
 
 
-def test_only_so_many_documents_are_prepared(text, tmp_path):
+def test_max_documents_limits_the_prepared_documents(text, tmp_path):
     prepared, _, _ = prepare_data(config(text, max_documents=20))
     assert (prepared.train.part.documents, prepared.validation.part.documents) == (18, 2)
     assert prepared.folder != prepare_data(config(text))[0].folder
     assert command(*train_words(text, tmp_path / "run", max_documents=20)) == 0
 
 
-def test_only_so_many_stories_are_told():
+def test_max_documents_limits_the_stories():
     prepared, _, source = prepare_data(replace(RunConfig(), tokenizer="char", max_documents=40))
     assert (prepared.train.part.documents, prepared.validation.part.documents) == (40, 500)
     assert source
@@ -245,7 +248,7 @@ def test_only_so_many_stories_are_told():
 
 
 @pytest.mark.parametrize("limit", [2, 10, 50, 1000, 2999, 10**9])
-def test_only_so_many_tokens_are_kept_of_both_parts_in_their_proportion(tmp_path, limit):
+def test_max_corpus_tokens_cuts_both_parts_in_proportion(tmp_path, limit):
     documents = [f"document {number} of thirty " * (number % 5 + 1) for number in range(30)]
     tokenizer, corpus = CharTokenizer("".join(documents)), DocumentList(documents, "thirty")
     whole = prepare(corpus, tokenizer, tmp_path)
@@ -281,7 +284,7 @@ def test_merges_are_learned_from_an_even_sample_of_much_text(tmp_path):
     corpus = DocumentList([f"{number:04}" * 5 for number in range(1000)], "numbers")  # 20 characters each
     everything = list(training_part(corpus))
     assert list(training_part(corpus, max_characters=10**6)) == everything
-    sample = [piece for piece in training_part(corpus, max_characters=2000) if piece != END_OF_TEXT]
+    sample = [piece for piece in training_part(corpus, max_characters=2000) if piece is not None]
     assert len(sample) == 90  # a tenth of the 900 for training
     assert [int(piece[:4]) // 100 for piece in sample] == sorted(list(range(9)) * 10)
 
@@ -322,7 +325,7 @@ def test_another_vocabulary_than_the_tokenizer_has_is_a_warning_with_both_sizes(
     assert "warning" not in capsys.readouterr().out
 
 
-def test_a_mistake_while_preparing_leaves_what_was_there(text, tmp_path, capsys):
+def test_a_failed_preparation_leaves_the_disk_as_it_was(text, tmp_path, capsys):
     assert command(*prepare_words(text, output_dir="mine")) == 0
     before = tree(tmp_path / "mine")
     (tmp_path / "bad.jsonl").write_text('{"text": "good"}\n{')
@@ -333,7 +336,7 @@ def test_a_mistake_while_preparing_leaves_what_was_there(text, tmp_path, capsys)
     TokenFile(tmp_path / "mine" / "train.bin").verify()
 
 
-def test_it_is_said_where_a_tokenizer_marks_no_ends_of_documents(tmp_path, capsys):
+def test_a_tokenizer_without_an_end_token_is_a_warning(tmp_path, capsys):
     BPETokenizer({byte: bytes([byte]) for byte in range(256)}, []).save(tmp_path / "bytes")
     write_text(tmp_path / "many.txt")
     (tmp_path / "one.txt").write_text("once upon a time")

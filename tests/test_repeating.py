@@ -43,7 +43,7 @@ def repeat(run: Path, name: str = "again", *words: Any) -> Path:
 def test_the_config_of_a_run_repeats_it_bit_for_bit(automatic, capsys):
     capsys.readouterr()
     again = repeat(automatic)
-    assert "chosen anew" not in capsys.readouterr().out
+    assert "auto` chooses again" not in capsys.readouterr().out
     assert outcome(again) == outcome(automatic)
     assert facts(again) == facts(automatic)
 
@@ -55,7 +55,7 @@ def test_what_auto_chose_in_a_run_is_chosen_again_though_it_would_be_chosen_othe
     again = facts(repeat(automatic))
     assert {name: again[name] for name in otherwise} == otherwise
     written = tomllib.loads((automatic.with_name("again") / "config.toml").read_text())["run"]
-    assert (written["threads"], written["precision"], written["kernels"]) == (0, "auto", "auto")  # still nobody's wish
+    assert (written["threads"], written["precision"], written["kernels"]) == (0, "auto", "auto")  # still not requested
 
 
 def test_flags_win_over_what_auto_chose_in_a_run(automatic):
@@ -68,19 +68,17 @@ def test_flags_win_over_what_auto_chose_in_a_run(automatic):
     ("changes", "words", "reason"),
     [
         ({}, ("--hidden_size", 16), "the model has another shape"),
-        ({"processor": "Z80"}, (), "the processor is another"),
-        ({"device": "cuda:99", "processor": "H100"}, (), "the processor is another (no cuda:99, not H100)"),
+        ({"processor": "Z80"}, (), "the processor differs"),
+        ({"device": "cuda:99", "processor": "H100"}, (), "the processor differs (no cuda:99, not H100)"),
     ],
     ids=["shape", "processor", "device"],
 )
-def test_for_another_shape_or_processor_everything_is_chosen_anew_with_a_note(
-    automatic, capsys, changes, words, reason
-):
+def test_for_another_shape_or_processor_auto_chooses_again_with_a_note(automatic, capsys, changes, words, reason):
     expected = {name: facts(automatic)[name] for name in ("threads", "device")}
     rewrite_facts(automatic, threads=7, **changes)
     capsys.readouterr()
     again = facts(repeat(automatic, "again", *words))
-    (note,) = [line for line in capsys.readouterr().out.splitlines() if "chosen anew" in line]
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "auto` chooses again" in line]
     assert note.startswith("note: ")
     assert reason in note
     assert {name: again[name] for name in expected} == expected

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ from runs import (
 )
 from runs import text as text
 
-from llamita.train import find_checkpoint, loop
+from llamita.planning import intervals
+from llamita.train import RunDirectory, find_checkpoint, loop
 from llamita.train.build import Run
 
 MOMENTS = (2, 9, 24, 41, 46, 52, 33, 38, 47, 44)
@@ -106,8 +109,8 @@ BOUNDARIES = (
     ("after", "evaluate"),
     ("after", "log_evaluation"),
     ("after", "mark_best"),
-    ("before", "draw_samples"),
-    ("after", "draw_samples"),
+    ("before", "sample"),
+    ("after", "sample"),
 )
 """Places between what follows a step."""
 REPORTS = {"log_every": 5, "save_every": 6, "eval_every": 4, "sample_every": 4, "dropout": 0.2}
@@ -135,7 +138,7 @@ def reported(tmp_path_factory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("place", BOUNDARIES, ids=" ".join)
-def test_killed_between_log_save_evaluation_mark_and_samples_a_run_ends_bit_for_bit_the_same(
+def test_killed_between_log_save_evaluation_mark_and_samples_a_run_ends_bitwise_the_same(
     reported, text, tmp_path, place
 ):
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **REPORTS)
@@ -160,7 +163,7 @@ def stop_in(step: int) -> None:
     loop.next_batch = interrupted
 
 
-def test_stopped_at_a_step_that_is_to_be_evaluated_a_run_saves_leaves_and_evaluates_first_when_it_goes_on(
+def test_stopped_at_a_step_with_an_evaluation_a_run_saves_exits_and_evaluates_first_when_resumed(
     reported, text, tmp_path
 ):
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **REPORTS)
@@ -181,11 +184,12 @@ def test_a_run_that_cannot_be_evaluated_loses_nothing(text, tmp_path, monkeypatc
 
 
 def as_written_before(run: Path) -> None:
-    """Turn a run into one as older versions wrote it: evaluations in the lines of their steps, the best in manifests,
-    the sizes of blocks among settings and facts."""
+    """Turn a run into one as older versions wrote it: evaluations in the lines of their steps, seconds as timestamps,
+    the best in manifests, the sizes of blocks among settings and facts."""
     lines: dict[int, dict[str, Any]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
+        row["timestamp"] = datetime.fromisoformat(row["timestamp"]).timestamp()
         lines[row["step"]] = {**lines.get(row["step"], {}), **{k: v for k, v in row.items() if v is not None}}
     empty = dict.fromkeys(rows(run)[0])
     log = [json.dumps({**empty, **row}) + "\n" for row in lines.values()]
@@ -222,7 +226,7 @@ def test_a_finished_run_of_an_older_version_is_read_as_it_is(finished):
     assert find_checkpoint(run) == best
 
 
-def test_a_run_of_an_older_version_goes_on_where_it_was(finished, text):
+def test_a_run_of_an_older_version_resumes_where_it_was(finished, text):
     run, words = finished
     expected = outcome(run)
     as_written_before(run)
@@ -235,8 +239,15 @@ def test_a_run_of_an_older_version_goes_on_where_it_was(finished, text):
     assert outcome(run)["best"] == expected["best"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
-def test_a_stopped_run_saves_first_and_goes_on_to_the_same_end(text, tmp_path, number, code):
+STOPS = [
+    pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
+    pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+    pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
+]
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_a_stopped_run_saves_first_and_resumes_to_the_same_end(text, tmp_path, number, code):
     options = {"dropout": 0.2, "max_steps": 200, "save_every": 50, "eval_every": 50, "log_every": 5}
     expected = undisturbed(text, tmp_path, **options)
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **options)
@@ -246,7 +257,7 @@ def test_a_stopped_run_saves_first_and_goes_on_to_the_same_end(text, tmp_path, n
     assert (run / f"step_{int(step):08d}" / "manifest.json").exists()
     assert "Traceback" not in error
     assert ended(start(words, tmp_path)) == 0
-    assert f"going on from step {step}" in (tmp_path / "out").read_text()
+    assert f"resuming at step {step}" in (tmp_path / "out").read_text()
     assert rows(run) == rows(expected)
     assert last_checkpoint(run) == last_checkpoint(expected)
 
@@ -259,11 +270,17 @@ def finished(text, tmp_path) -> tuple[Path, list[str]]:
     return tmp_path / "run", words
 
 
-def test_the_same_command_on_a_finished_run_changes_nothing(finished):
+def test_the_same_command_on_a_finished_run_changes_nothing_and_says_how_to_train_it_further(finished, text, capsys):
     run, words = finished
     before = tree(run)
+    capsys.readouterr()
     assert command(*words) == 0
     assert tree(run) == before
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "already finished" in line]
+    assert line.startswith(f"{run}: this run is already finished, at step 12 of 12. ")
+    assert f"add --extend --output_dir {run} and a larger --max_steps" in line
+    assert command(*train_words(text, run, dropout=0.1, sample_every=6, max_steps=14, extend=True)) == 0
+    assert "finished at step 14, total time since step 12 0:" in capsys.readouterr().out
 
 
 def unfinish(run: Path) -> None:
@@ -273,7 +290,7 @@ def unfinish(run: Path) -> None:
     (run / "step_00000012").rmdir()
 
 
-def test_lines_behind_the_checkpoint_torn_or_whole_are_written_anew(finished):
+def test_log_lines_after_the_checkpoint_are_written_again_whether_partial_or_complete(finished):
     run, words = finished
     expected = outcome(run)
     unfinish(run)
@@ -287,7 +304,7 @@ def test_lines_behind_the_checkpoint_torn_or_whole_are_written_anew(finished):
     )
 
 
-def test_what_a_kill_left_is_cleared_away_and_a_checkpoint_that_was_to_be_replaced_comes_back(finished):
+def test_leftovers_of_a_kill_are_deleted_and_a_checkpoint_about_to_be_replaced_is_restored(finished):
     run, words = finished
     before = tree(run)
     for name in (".config.toml.4242.tmp", ".tokenizer.json.4242.tmp"):
@@ -302,18 +319,18 @@ def test_what_a_kill_left_is_cleared_away_and_a_checkpoint_that_was_to_be_replac
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
-def test_behind_a_damaged_newest_checkpoint_the_run_says_so_and_goes_on_from_the_one_before(finished, capsys, name):
+def test_if_the_newest_checkpoint_is_damaged_the_run_says_so_and_resumes_from_the_one_before(finished, capsys, name):
     run, words = finished
     expected = outcome(run)
     flip(run / "step_00000012" / name, at=-30)
     capsys.readouterr()
     assert command(*words) == 0
     said = capsys.readouterr().out
-    assert re.search(rf"note: .*step_00000012: damaged checkpoint, {name}.*going on from step_00000008", said)
+    assert re.search(rf"note: .*step_00000012: damaged checkpoint, {name}.*resuming from step_00000008", said)
     assert outcome(run) == expected
 
 
-def test_where_every_checkpoint_is_damaged_nothing_is_begun_anew_unasked(finished, capsys):
+def test_if_every_checkpoint_is_damaged_nothing_starts_from_scratch(finished, capsys):
     run, words = finished
     for folder in run.glob("step_*"):
         flip(folder / "model.safetensors")
@@ -384,15 +401,15 @@ def test_how_a_run_is_computed_may_change_from_start_to_start(finished, text):
     assert last_checkpoint(run) == expected
 
 
-def test_another_number_of_threads_is_told_to_end_bit_exactness(finished, text, capsys):
+def test_another_number_of_threads_is_noted_as_not_bitwise_reproducible(finished, text, capsys):
     run, _ = finished
     capsys.readouterr()
     assert command(*train_words(text, run, dropout=0.1, sample_every=6, threads=2)) == 0
-    assert "note: threads was 1, is 2 now: from here on not bitwise reproducible" in capsys.readouterr().out
+    assert "note: threads was 1, is 2 now: not bitwise reproducible from here on" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is here")
-def test_where_the_device_of_a_run_is_gone_one_that_is_here_is_named_and_works(text, tmp_path, capsys):
+def test_if_the_device_of_a_run_is_missing_the_message_names_one_that_works(text, tmp_path, capsys):
     assert command(*train_words(text, tmp_path / "run", device="auto")) == 0
     config = tmp_path / "run" / "config.toml"
     config.write_text(config.read_text().replace('device = "cpu"', 'device = "cuda"'))  # as if it had begun on a GPU
@@ -409,3 +426,73 @@ def test_what_auto_chose_is_chosen_again(text, tmp_path, capsys):
     again = train_words(text, tmp_path / "run", threads=0, device="auto", precision="auto")
     assert command(*again) == 0
     assert "note:" not in capsys.readouterr().out
+
+
+def ignore(number: int) -> None:
+    signal.signal(number, signal.SIG_IGN)
+
+
+def test_a_run_started_with_nohup_is_not_stopped_by_a_closed_terminal(text, tmp_path):
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", max_steps=100, save_every=50, eval_every=50)
+    assert disturb(start(words, tmp_path, ignore, signal.SIGHUP), signal.SIGHUP, lambda: lines(run) >= 5) == 0
+    assert training_rows(run)[-1]["step"] == 100
+
+
+def print_to(terminal: str, ignored: bool) -> None:
+    """Let this process print to a terminal; `ignored`: as under nohup."""
+    os.dup2(os.open(terminal, os.O_WRONLY | os.O_NOCTTY), 1)
+    os.environ["TERM"] = "xterm"
+    if ignored:
+        ignore(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["SIGHUP", "nohup"])
+def test_when_its_terminal_closes_a_run_saves_and_ends_or_continues_where_that_is_ignored(text, tmp_path, ignored):
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", max_steps=150, save_every=150, eval_every=150)
+    ours, theirs = os.openpty()
+
+    def close_terminal() -> bool:
+        while select.select([ours], [], [], 0)[0]:
+            os.read(ours, 1 << 16)
+        if lines(run) < 5:
+            return False
+        os.close(theirs)
+        os.close(ours)
+        return True
+
+    process = start(words, tmp_path, print_to, os.ttyname(theirs), ignored)
+    code = disturb(process, signal.SIGHUP, close_terminal)
+    assert code == (0 if ignored else 129)
+    assert (tmp_path / "err").read_text() == ""
+    assert (run / "step_00000150").exists() == ignored
+    assert len(list(run.glob("step_*"))) == 1
+
+
+def save_at_every_step() -> None:
+    """Let it seem as if every step took a quarter of an hour."""
+    intervals.SAVE_SECONDS = 0
+
+
+def save_at_every_step_and_end(place: tuple[str, str], step: int) -> None:
+    save_at_every_step()
+    end_at(place, step)
+
+
+def test_checkpoints_saved_by_the_clock_change_neither_results_nor_logs(reported, text, tmp_path):
+    """Also where a run is killed after such a checkpoint, and resumes from it."""
+    options = {**REPORTS, "save_every": "auto", "keep_last": 0}
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", **options)
+    assert ended(start(words, tmp_path, save_at_every_step_and_end, ("after", "save"), 7)) == 9
+    assert RunDirectory(run).steps() == [1, 2, 3, 4, 5, 6, 7]
+    assert ended(start(words, tmp_path, save_at_every_step)) == 0
+    assert RunDirectory(run).steps() == list(range(1, 13))
+    found = outcome(run)
+    assert {name: found[name] for name in ("metrics", "samples", "best")} == {
+        name: reported[name] for name in ("metrics", "samples", "best")
+    }
+    assert set(last_checkpoint(run).values()) <= set(reported["tensors"].values())
+
+
+def test_saves_add_no_lines_to_the_log(text, tmp_path):
+    assert command(*train_words(text, tmp_path / "run", save_every=3, log_every=5, eval_every=12)) == 0
+    assert [row["step"] for row in training_rows(tmp_path / "run")] == [1, 5, 10, 12]

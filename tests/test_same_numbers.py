@@ -18,7 +18,7 @@ COMMAND = (
     "--device cpu --micro_batch_size auto"
 )
 LOADS = (0, 1, 3)
-"""Processes that spin beside the run."""
+"""Processes that spin next to the run."""
 ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {},
     {"OMP_WAIT_POLICY": "PASSIVE"},

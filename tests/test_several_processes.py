@@ -44,7 +44,11 @@ LEARNING = [
     pytest.param({"windows": "stream"}, id="stream", marks=SLOW),
     pytest.param({"windows": "document", "batch_size": 5}, id="document, an odd batch"),
 ]
-STOPS = [pytest.param(signal.SIGINT, 130, id="Ctrl-C"), pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=SLOW)]
+STOPS = [
+    pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
+    pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=SLOW),
+    pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +97,17 @@ def test_two_processes_learn_in_fifty_steps_what_one_learns(text, tmp_path, opti
     for expected, found in zip(one, two, strict=True):
         assert expected.keys() == found.keys()
         for name in ("train_loss", "val_loss", "bits_per_byte", "lr", "tokens"):
-            wanted = expected[name] and pytest.approx(expected[name], rel=1e-5)
-            assert found[name] == wanted, (found["step"], name)
+            requested = expected[name] and pytest.approx(expected[name], rel=1e-5)
+            assert found[name] == requested, (found["step"], name)
 
 
 def test_two_processes_say_and_log_everything_once(finished):
     run, said = finished / "run", (finished / "out").read_text()
     assert "2 processes, each cpu" in said
     assert all(said.count(f"step {step}: validation loss") == 1 for step in (0, 20, 40, 60))
-    assert said.count("training 60/60") == said.count("Try next:") == 1
+    assert (
+        said.count("training 60/60") == said.count("finished at step 60, total time ") == said.count("Try next:") == 1
+    )
     assert [row["step"] for row in training_rows(run)] == list(range(1, 61))
     assert [row["step"] for row in evaluation_rows(run)] == [0, 20, 40, 60]
     assert (run / "samples.jsonl").read_text().count("\n") == 4
@@ -128,7 +134,7 @@ def test_killed_again_and_again_a_run_in_two_processes_ends_bit_for_bit_the_same
 
 
 @pytest.mark.parametrize(("number", "code"), STOPS)
-def test_a_stopped_run_saves_at_the_same_step_in_all_processes_and_goes_on(finished, text, tmp_path, number, code):
+def test_a_stopped_run_saves_at_the_same_step_in_all_processes_and_resumes(finished, text, tmp_path, number, code):
     run, words = tmp_path / "run", train_words(text, tmp_path / "run", **TWO)
     assert disturb(start(words, tmp_path), number, lambda: lines(run) >= 2) == code
     (step,) = re.findall(r"stopped at step (\d+), and saved", (tmp_path / "out").read_text())
@@ -137,6 +143,26 @@ def test_a_stopped_run_saves_at_the_same_step_in_all_processes_and_goes_on(finis
     assert ended(start(words, tmp_path)) == 0
     assert rows(run) == rows(finished / "run")
     assert last_checkpoint(run) == last_checkpoint(finished / "run")
+
+
+def ignore(number: int) -> None:
+    signal.signal(number, signal.SIG_IGN)
+
+
+def test_started_with_nohup_a_run_in_two_processes_is_not_stopped_by_a_closed_terminal(finished, text, tmp_path):
+    """Neither by the signal to the process that waits, nor by one to those that train."""
+    run, words = tmp_path / "run", train_words(text, tmp_path / "run", **TWO)
+    process = start(words, tmp_path, ignore, signal.SIGHUP)
+
+    def moment() -> bool:
+        if lines(run) < 2:
+            return False
+        for child in children(process.pid):
+            os.kill(child, signal.SIGHUP)
+        return True
+
+    assert disturb(process, signal.SIGHUP, moment) == 0
+    assert rows(run) == rows(finished / "run")
 
 
 @pytest.mark.parametrize("which", [0, pytest.param(1, marks=SLOW)])
@@ -209,7 +235,10 @@ def test_more_processes_than_gpus_are_refused_before_any_is_started(text, tmp_pa
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
         ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "RANK is 2"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
-        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"}, "ports end at 65535"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"},
+            "the highest port is 65535",
+        ),
     ],
     ids=str,
 )
@@ -228,11 +257,11 @@ def test_a_rank_without_a_world_size_means_nothing(text, tmp_path, monkeypatch, 
     assert "Try next" in capsys.readouterr().out
 
 
-def test_a_run_may_go_on_with_another_number_of_processes_and_is_told(finished, text, tmp_path):
+def test_a_run_may_resume_with_another_number_of_processes_and_a_note(finished, text, tmp_path):
     run = shutil.copytree(finished / "run", tmp_path / "run")
     longer = {**TWO, "max_steps": 66, "extend": True, "world_size": 1}
     assert ended(start(train_words(text, run, **longer), tmp_path)) == 0
-    assert "note: world_size was 2, is 1 now: from here on not bitwise reproducible" in (tmp_path / "out").read_text()
+    assert "note: world_size was 2, is 1 now: not bitwise reproducible from here on" in (tmp_path / "out").read_text()
     assert [row["step"] for row in training_rows(run)] == list(range(1, 67))
 
 

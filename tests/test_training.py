@@ -8,6 +8,7 @@ import re
 import shutil
 import tomllib
 from contextlib import redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +62,15 @@ def gradients(text, tmp_path, monkeypatch, **options) -> tuple[float, list[torch
 
 
 def assert_near(actual: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
-    for found, wanted in zip(actual, expected, strict=True):
-        assert (found - wanted).abs().max() <= tolerance
+    for found, requested in zip(actual, expected, strict=True):
+        assert (found - requested).abs().max() <= tolerance
 
 
 @both_windows
 @pytest.mark.parametrize(
     "cut", [{"micro_batch_size": 2}, {"micro_batch_size": 3}, {"batch_size": 2, "grad_accum_steps": 4}], ids=str
 )
-def test_a_batch_in_pieces_gives_the_gradients_of_the_batch_in_one(text, tmp_path, monkeypatch, windows, cut):
+def test_micro_batches_give_the_gradients_of_the_whole_batch(text, tmp_path, monkeypatch, windows, cut):
     loss, expected = gradients(text, tmp_path, monkeypatch, windows=windows, batch_size=8)
     pieces, actual = gradients(text, tmp_path, monkeypatch, windows=windows, **{"batch_size": 8, **cut})
     assert pieces == pytest.approx(loss, abs=1e-6)
@@ -89,7 +90,7 @@ def test_the_gradients_are_those_of_the_mean_over_all_targets_of_the_update(text
 
 
 @both_windows
-def test_training_in_pieces_ends_with_the_weights_of_training_in_one(text, tmp_path, windows):
+def test_training_in_micro_batches_ends_with_the_weights_of_whole_batches(text, tmp_path, windows):
     cuts = {"whole": {"batch_size": 8}, "cut": {"batch_size": 8, "micro_batch_size": 2}}
     cuts["accumulated"] = {"batch_size": 2, "grad_accum_steps": 4}
     ends = {}
@@ -147,7 +148,8 @@ def test_the_loop_learns_what_a_plain_torch_loop_learns(text, tmp_path, windows)
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_training_steps_and_evaluations_are_lines_of_their_own_with_every_field(text, tmp_path):
+def test_training_steps_and_evaluations_are_separate_lines_with_every_field(text, tmp_path):
+    began = datetime.now(UTC).replace(microsecond=0)
     assert command(*train_words(text, tmp_path / "run")) == 0
     log = llamita.train.RunDirectory(tmp_path / "run").metrics.rows()
     trained, scored = {"train_loss", "lr", "grad_norm"}, {"val_loss", "perplexity", "bits_per_byte"}
@@ -160,7 +162,8 @@ def test_training_steps_and_evaluations_are_lines_of_their_own_with_every_field(
         filled = {name for name, value in row.items() if value is not None}
         assert filled == common | (scored if row["val_loss"] is not None else {*trained, "tokens_per_second"})
         assert row["tokens"] == 64 * row["step"]
-        assert row["timestamp"] > 1.7e9
+        assert datetime.fromisoformat(row["timestamp"]).tzinfo is not None
+        assert began <= datetime.fromisoformat(row["timestamp"]) <= datetime.now(UTC)
         assert (row["tokens_per_second"] or 1) > 0
     assert log[0]["perplexity"] == pytest.approx(math.exp(log[0]["val_loss"]))
 
@@ -180,7 +183,7 @@ def test_every_evaluation_scores_the_same_windows(text, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("data", "expected"), [("text", [5] * 2), ("stories", [500] * 2)])
-def test_by_default_a_part_is_scored_but_all_where_a_floor_tells_what_all_can_reach(
+def test_by_default_a_part_is_scored_but_everything_if_there_is_a_loss_floor(
     text, tmp_path, monkeypatch, data, expected
 ):
     scored = []
@@ -224,7 +227,7 @@ def test_the_written_config_with_another_width_is_a_run_whose_sizes_and_learning
     assert wide["optimizer"]["learning_rate"] == 0.75 / 256
 
 
-def test_a_bpe_that_found_fewer_tokens_than_asked_for_finds_its_run_again_too(text, tmp_path):
+def test_a_bpe_vocabulary_smaller_than_requested_finds_its_run_again(text, tmp_path):
     words = ["train", *flags(data=text, **{**TINY, "tokenizer": "bpe", "vocab_size": 2000})]
     assert command(*words) == 0
     (run,) = (tmp_path / "runs").iterdir()
@@ -237,7 +240,7 @@ def test_a_bpe_that_found_fewer_tokens_than_asked_for_finds_its_run_again_too(te
     assert tree(run) == before
 
 
-def test_the_config_is_resolved_with_all_settings_and_what_was_found_out(text, tmp_path):
+def test_config_toml_has_all_settings_resolved_and_the_facts(text, tmp_path):
     assert command(*train_words(text, tmp_path / "run", max_steps=0, epochs=1)) == 0
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     data = open_dataset(tiny_config(text))
@@ -250,7 +253,7 @@ def test_the_config_is_resolved_with_all_settings_and_what_was_found_out(text, t
     assert "loss_floor" not in config["facts"]
 
 
-def test_another_seed_or_shape_begins_another_run_and_the_same_finds_the_first(text, tmp_path):
+def test_another_seed_or_shape_starts_another_run_and_the_same_command_finds_the_first(text, tmp_path):
     options = {**TINY, "max_steps": 1, "data": text}
     for change in ({}, {"seed": 1}, {"hidden_size": 32}, {}, {"log_every": 7}):
         assert command("train", *flags(**{**options, **change})) == 0
@@ -281,16 +284,17 @@ def test_samples_are_logged_with_their_step(text, tmp_path):
     samples = llamita.train.RunDirectory(tmp_path / "run").samples.rows()
     assert [row["step"] for row in samples] == [0, 5, 10, 12]
     assert all(len(row["samples"]) == 3 for row in samples)
+    assert all(datetime.fromisoformat(row["timestamp"]).tzinfo is not None for row in samples)
 
 
-def test_samples_may_hold_any_character(tmp_path):
+def test_samples_may_contain_any_character(tmp_path):
     log = llamita.train.RunDirectory(tmp_path).samples
     for line in ("a\u2028b\x85c", "\r\n", "\x1c", "é🙂"):
         log.append({"samples": [line]})
     assert [row["samples"][0] for row in log.rows()] == ["a\u2028b\x85c", "\r\n", "\x1c", "é🙂"]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_saves_nothing(text, tmp_path, capsys):
+def test_a_non_finite_loss_ends_the_run_with_one_line_and_saves_nothing(text, tmp_path, capsys):
     words = train_words(text, tmp_path / "run", learning_rate=1e30, grad_clip=0, save_every=1)
     error = refusal(capsys, *words)
     assert "training has diverged" in error
@@ -317,7 +321,7 @@ def test_intervals_may_be_epochs(text, tmp_path, capsys):
     assert [row["step"] for row in samples] == [0, *ends]
 
 
-def test_a_word_that_is_no_interval_is_one_line(text, tmp_path, capsys):
+def test_an_invalid_interval_is_one_line(text, tmp_path, capsys):
     assert "save" in refusal(capsys, *train_words(text, tmp_path / "run", save_every="week"))
 
 
@@ -332,7 +336,7 @@ def test_a_run_follows_its_schedule(text, tmp_path, schedule):
     assert found[-1] == pytest.approx(1e-2 / (6 if schedule == "constant" else 10))
 
 
-def test_weights_that_are_numbers_but_predict_none_are_found_by_evaluation_and_by_generation(text, tmp_path):
+def test_finite_weights_with_non_finite_logits_are_detected_by_evaluation_and_generation(text, tmp_path):
     """Gains so large that products of what they scale overflow."""
     config = tiny_config(text, output_dir=str(tmp_path / "run"))
     with open_run(config, Processes(), Display(quiet=True)) as run:
@@ -341,7 +345,7 @@ def test_weights_that_are_numbers_but_predict_none_are_found_by_evaluation_and_b
                 weight.data.fill_(3e38)
         with pytest.raises(UserError, match=r"the validation loss is .* at step 0: training has diverged"):
             evaluate(run)
-        with pytest.raises(UserError, match="NaN or infinity: its training has diverged; name an earlier checkpoint"):
+        with pytest.raises(UserError, match="NaN or infinite logits: training has diverged; use an earlier checkpoint"):
             next(generate_ids(run.model, [[1]], GenerationConfig()))
 
 
@@ -357,7 +361,7 @@ def overfitted(tmp_path_factory) -> tuple[list[str], Path, str]:
     return words, folder / "run", said.getvalue()
 
 
-def test_overfitting_is_hinted_at_once_with_the_flags_that_help(overfitted):
+def test_one_hint_at_overfitting_names_the_flags_that_help(overfitted):
     _, _, said = overfitted
     assert said.count("hint: ") == 1
     assert all(flag in said for flag in ("--dropout", "--epochs", "--weight_decay", "--hidden_size"))
@@ -387,7 +391,7 @@ def hints(losses: list[tuple[float, float]]) -> list[int]:
     return given
 
 
-def test_losses_that_only_hover_are_no_overfitting():
+def test_losses_that_only_fluctuate_are_not_overfitting():
     """Noise alone, of 3 % in the training loss and 0.3 % in the validation loss."""
     rng = random.Random(0)
     assert hints([(rng.gauss(1.5, 0.045), rng.gauss(1.65, 0.005)) for _ in range(200)]) == []
@@ -410,9 +414,10 @@ def test_a_resumed_run_hints_at_overfitting_where_an_undisturbed_one_does(overfi
         assert times == 0 or again[again.index("hint: ") :].splitlines()[0] in said
 
 
-def test_a_run_that_ends_in_its_warmup_is_warned_of(text, tmp_path, capsys):
+def test_a_run_that_ends_within_its_warmup_gets_a_warning(text, tmp_path, capsys):
     assert command(*train_words(text, tmp_path / "short", warmup_steps=48)) == 0
-    assert "the learning rate grows to 25% of what it should be: lower --warmup_steps" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the run ends after 12 of 48 warmup steps, so the learning rate reaches only 25% of its peak" in said
     assert max(row["lr"] or 0 for row in rows(tmp_path / "short")) == pytest.approx(0.25 * TINY["learning_rate"])
     assert command(*train_words(text, tmp_path / "long", warmup_steps=12)) == 0
-    assert "warmup" not in capsys.readouterr().out
+    assert "warning: " not in capsys.readouterr().out

@@ -43,7 +43,7 @@ def assert_longest(texts, ids, chunk) -> None:
     span = longest_copied_span(texts, ids, chunk)
     assert span.length == longest_by_brute_force(texts, ids.tolist())
     copied = texts[span.text][span.start : span.start + span.length] if texts else []
-    assert list(copied) == ids[span.place : span.place + span.length].tolist()
+    assert list(copied) == ids[span.position : span.position + span.length].tolist()
 
 
 few = st.integers(0, 2)
@@ -82,7 +82,7 @@ def test_the_memory_does_not_grow_with_the_training_text(tmp_path):
     span = longest_copied_span([ids[5_000_000:5_000_100].tolist()], ids, chunk=1 << 16)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (span.length, span.place) == (100, 5_000_000)
+    assert (span.length, span.position) == (100, 5_000_000)
     assert peak < 8e6  # an eighth of what 8 million uint64 take
 
 

@@ -1,11 +1,12 @@
 """Rules of Windows, for every process that finds this file on Python's path.
 
-Modules that only POSIX has cannot be imported; `msvcrt` locks, by the locks that `os` offers; nothing is renamed over
-something else, or while it is open.
+Modules and signals that only POSIX has are missing; `msvcrt` locks, by the locks that `os` offers; nothing is renamed
+over something else, or while it is open.
 """
 
 import errno
 import os
+import signal
 import subprocess  # noqa: F401  (takes `msvcrt` for a sign of Windows: imported before that is there)
 import sys
 import types
@@ -61,4 +62,5 @@ sys.meta_path.insert(0, Blocker())
 stand_in = types.ModuleType("msvcrt")
 stand_in.locking, stand_in.LK_NBLCK, stand_in.LK_UNLCK = locking, 2, 0
 sys.modules["msvcrt"] = stand_in
+del signal.SIGHUP
 sys.addaudithook(rename_as_on_windows)
