@@ -94,6 +94,7 @@ def test_files_that_are_not_text_can_be_skipped_and_are_then_named(mixed):
     assert list(corpus.documents()) == list(corpus.documents()) == ["gut ü\n", "good"]
     (note,) = corpus.notes()
     assert note.startswith("note: not UTF-8 text, and skipped: ")
+    assert not any(name in corpus.describe() for name in note.rpartition(": ")[2].split(", "))
     assert all(name in note for name in ("b.txt", "c.txt", "d.jsonl", "e.txt"))
     with pytest.raises(UserError, match=r"no file is UTF-8 text: .*b\.txt; give their --encoding"):
         documents(mixed / "b.txt", errors="skip")

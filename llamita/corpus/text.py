@@ -94,11 +94,12 @@ class TextFiles:
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """The names and the size, for example `tale.txt (1.1 MB)`."""
-        names = ", ".join(file.name for file in self.files[:3])
-        more = f" and {len(self.files) - 3:,} more" if len(self.files) > 3 else ""
+        """The names and the size, for example `tale.txt (1.1 MB)`, without files that were skipped in reading."""
+        read = [file for file in self.files if not self._skipped.get(file)]
+        names = ", ".join(file.name for file in read[:3])
+        more = f" and {len(read) - 3:,} more" if len(read) > 3 else ""
         limit = f", the first {self._max_documents:,} documents" if self._max_documents else ""
-        return f"{names}{more} ({_readable(self.total_bytes)}{limit})"
+        return f"{names}{more} ({_readable(sum(file.size for file in read))}{limit})"
 
     def notes(self) -> list[str]:
         """What the user should know about what was read; some of it is known only after `pieces` was read."""

@@ -52,7 +52,8 @@ class Hardware:
 
     def __str__(self) -> str:
         because = {name: f" ({reason})" for name, reason in self.reasons.items()}
-        parts = [f"{self.device}", f"{self.precision}{because.get('precision', '')}", f"{self.threads} threads"]
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        parts = [self.device, f"{self.precision}{because.get('precision', '')}", threads]
         if torch.device(self.device).type == "cpu":
             parts.append(f"{self.kernels} kernels{because.get('kernels', '')}")
         return ", ".join(parts)
