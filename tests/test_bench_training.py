@@ -245,6 +245,7 @@ def test_this_very_tree_as_baseline_gives_a_row_of_ratios(tmp_path):
     assert 0.5 < row.memory_ratio < 2
 
 
+@pytest.mark.slow
 def test_a_baseline_is_imported_from_its_checkout_or_refused(tmp_path):
     """A package of the same name in the checkout that is no llamita is loaded instead of the installed one."""
     (tmp_path / "llamita").mkdir()
