@@ -1,7 +1,6 @@
 """What a run prints: its plan, its progress, and how it ended."""
 
-import shlex
-
+from llamita.console import shell_line
 from llamita.evaluate import Evaluation
 from llamita.planning.machine_memory import peak_memory
 from llamita.planning.micro_batch import warn_of_full_memory
@@ -72,8 +71,9 @@ def announce_end(run: Run, first_step: int, seconds: float) -> None:
         since = f" since step {first_step:,}" if first_step else ""
         run.display.say(f"finished at step {step:,}, total time{since} {clock_time(seconds)}")
         return
+    output_dir = shell_line("--output_dir", path)
     run.display.say(
         f"{path}: this run is already finished, at step {step:,} of {run.config.training.max_steps:,}. To train it "
-        f"further, add --extend --output_dir {shlex.quote(str(path))} and a larger --max_steps (or --epochs); for a "
-        "new run, change a setting, such as --seed"
+        f"further, add --extend {output_dir} and a larger --max_steps (or --epochs); for a new run, change a setting, "
+        "such as --seed"
     )
