@@ -5,8 +5,6 @@ That makes resuming bitwise exact: there is no generator state to save, it is de
 
 import hashlib
 
-import numpy as np
-
 
 def key(seed: int, *purpose: str | int) -> int:
     """A 63-bit integer derived from (seed, purpose), the same on every machine and in every process.
@@ -18,8 +16,3 @@ def key(seed: int, *purpose: str | int) -> int:
     """
     digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A numpy generator seeded by (seed, purpose)."""
-    return np.random.Generator(np.random.Philox(key=key(seed, *purpose)))

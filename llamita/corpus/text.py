@@ -63,7 +63,6 @@ class TextFiles:
         read_size: int = PIECE_SIZE,
     ):
         self.files, self._not_read = find_files([names] if isinstance(names, (str, os.PathLike)) else names)
-        self.total_bytes = sum(file.size for file in self.files)
         self._documents, self._text_field, self._max_documents = documents, text_field, max_documents
         self._encoding = Encoding(codecs.lookup(encoding).name, replace=errors == "replace")
         self._errors, self._read_size = errors, read_size
