@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 READER_GONE = errno.EPIPE, errno.EINVAL
-"""Errors of a pipe that nobody reads any more; the second one on Windows."""
+"""Errors of a pipe without a reader; the second one on Windows."""
 SPECIAL_IN_CMD = frozenset("&|<>^()%!;,='`@$")
 
 

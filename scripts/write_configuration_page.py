@@ -29,28 +29,19 @@ resolved, as `config.toml`.
 Whole numbers may be written `10000`, `10_000`, `1e4` or `10k` (also M, B); in TOML, `10_000` or `1e4`. 0, auto or empty
 stands for a derived value or for off, as described for each setting.
 
-`--config RUN/config.toml` repeats that run, and with other flags starts a similar one. Values that nobody set follow
+`--config RUN/config.toml` repeats that run, and with other flags starts a similar one. Values that were not set follow
 the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again if their
 value in the config.toml of a run is the one derived from the other settings there. So `--hidden_size 256` is enough to
 change the width. Every other value stays, as do `vocab_size` and `max_steps`, which came from the data. In a file that
 no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in that run (device, precision,
-threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape and the processor is
-of the same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen from scratch.
-`train(config, repeated="RUN/config.toml")` does this in Python.
-
-`--config RUN/config.toml` repeats that run, and with other flags starts a similar one. Values that nobody set follow
-the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again if their
-value in the config.toml of a run is the one derived from the other settings there. So `--hidden_size 256` is enough to
-change the width. Every other value stays, as do `vocab_size` and `max_steps`, which came from the data. In a file that
-no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in that run (device, precision,
-threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape and the processor is
-of the same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen from scratch.
+threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape and the processor is of the
+same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen from scratch.
 `train(config, repeated="RUN/config.toml")` does this in Python.
 
 Python constructs the same configuration from the same names, or from their aliases:
 `llamita.config.replace(RunConfig(), hidden_size=256)` is `--hidden_size 256`, and
-`replace(RunConfig.from_toml("my.toml"), lr=1e-3)` is `--config my.toml --lr 1e-3`. Values that nobody set are derived
-again, and so is a derived setting that is replaced by 0.
+`replace(RunConfig.from_toml("my.toml"), lr=1e-3)` is `--config my.toml --lr 1e-3`. Values that were not set are
+derived again, and so is a derived setting that is replaced by 0.
 
 *Identity* settings define the experiment: another value is another run, and resuming a run with one is refused.
 *Execution* settings may change when a run is resumed. (Text and tokenizer count by their content.)

@@ -28,7 +28,7 @@ class RunConfig:
     run: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        """Derive the learning rate if nobody set it, as soon as `head_init` is known."""
+        """Derive the learning rate if it was not set, as soon as `head_init` is known."""
         if self.optimizer.learning_rate and "learning_rate" not in self.optimizer.derived:
             return
         width, head_init = self.model.hidden_size, self.model.head_init
@@ -76,7 +76,7 @@ SCHEMA = Schema(get_type_hints(RunConfig))
 def replace(config: RunConfig, **values: Any) -> RunConfig:
     """A copy of `config` with settings replaced by flat names or aliases: `replace(config, n_embd=256, seed=1)`.
 
-    It is what the command line makes of the same names, as flags over the same file: values that nobody set
+    It is what the command line makes of the same names, as flags over the same file: values that were not set
     (num_heads, num_kv_heads, head_dim, intermediate_size, learning_rate) are derived again, and so are those replaced
     by 0; `epochs` replaces `max_steps`. Raises `UserError` for unknown names and for values that do not fit.
     """
@@ -109,7 +109,7 @@ def settings_asked_for(path: str | Path, note: Note = warnings.warn) -> Tables:
 
     A retired setting is left out, with a `note` if a user wrote the file.
 
-    The config.toml of a run has a value for every setting, also for those that nobody set. So that these follow when
+    The config.toml of a run has a value for every setting, also for those that were not set. So that these follow when
     others are replaced (`--config RUN/config.toml --hidden_size 256`), a size or learning rate there equal to
     the one derived from the rest counts as derived, and is left out: if nothing is replaced, it is derived again, to
     the same value. In a file that no run wrote, every value was set by the user.

@@ -297,7 +297,7 @@ def find_checkpoint(name: str | Path | None = None, runs: str | Path = "runs") -
 
 
 def find_verified(name: str | Path | None = None, runs: str | Path = "runs") -> Checkpoint:
-    """Like `find_checkpoint`, with the verified manifest, so that nobody has to verify it again."""
+    """Like `find_checkpoint`, with the verified manifest, so that it need not be verified again."""
     path = Path(name) if name is not None else newest_run(runs)
     if path.name in ("latest", "best") and not path.parent.exists():
         raise UserError(f"{path.parent}: no such run")
