@@ -40,6 +40,8 @@ class Source:
     Attributes:
         training: the text to train on.
         validation: the text to validate on; None: split off `training`.
+        holdout_every: where `validation` is None, every n-th document of `training` is held out for validation, so that
+            a cap on the text needs no more of it than it takes in; None: the last share of the documents.
         judge: judges samples; None where there is none.
         floor_nats: the summed loss of a perfect model on all of `validation`, end tokens included, in nats: no model
             can do better. None where it is unknown.
@@ -51,6 +53,7 @@ class Source:
 
     training: Corpus
     validation: Corpus | None = None
+    holdout_every: int | None = None
     judge: Judge | None = None
     floor_nats: float | None = None
     defaults: Defaults = Defaults()
