@@ -32,6 +32,7 @@ EXEMPT = {
     "evaluate/plots.py": "plots",
     "evaluate/positions.py": "scores a finished model",
     "evaluate/writing.py": "scores generated text",
+    "experiments/": "plans runs and reads their results; their configurations are part of their identity",
     "generate/": "only reads weights",
     "planning/plan.py": "prints",
     "presets/": "named configurations",

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with 2. Every other exception keeps its traceback.
     """
+
+
+class DivergenceError(UserError):
+    """Training has diverged: a loss, its gradient or a weight is no longer finite."""

@@ -14,11 +14,12 @@ from typing import Any, NoReturn
 
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]  (documented)
 
-from llamita.errors import UserError
+from llamita.errors import DivergenceError, UserError
 from llamita.parallel.processes import FAILURE, FIRST_ATTEMPT, is_main_process, rendezvous_store, report_failure
 
 POLL_SECONDS = 0.05  # between checks whether all processes are alive
 GRACE_SECONDS = 3.0  # for the other processes to exit by themselves after one has failed
+USER_ERRORS = {"UserError": UserError, "DivergenceError": DivergenceError}
 RESULT = "llamita/result"  # key in the store: what the main process returned
 
 
@@ -107,8 +108,8 @@ def _wait(processes: "list[subprocess.Popen[str]]", received_signal: Callable[[]
 def _raise_failure(processes: "list[subprocess.Popen[str]]", store: Store, signalled: bool) -> None:
     codes = [process.poll() for process in processes]
     failure = json.loads(store.get(FAILURE)) if store.check([FAILURE]) else None
-    if failure and failure["kind"] == "UserError":
-        raise UserError(failure["text"])
+    if failure and failure["kind"] in USER_ERRORS:
+        raise USER_ERRORS[failure["kind"]](failure["text"])
     if signalled:  # other errors are of processes that lost their peers while stopping
         return
     for rank, code in enumerate(codes):

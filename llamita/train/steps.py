@@ -8,7 +8,7 @@ import torch
 
 from llamita.config import GenerationConfig, Interval
 from llamita.data import Batch
-from llamita.errors import UserError
+from llamita.errors import DivergenceError
 from llamita.evaluate import Evaluation, evaluate_loss, evenly_spaced
 from llamita.generate import generate_many, printable
 from llamita.randomness import key
@@ -144,7 +144,7 @@ def mark_best(run: Run, val_loss: float) -> None:
 
 
 def require_finite(run: Run, loss: float, norm: float | None) -> None:
-    """Raise `UserError` where the loss or its gradient is NaN or infinite, before that is saved.
+    """Raise `DivergenceError` where the loss or its gradient is NaN or infinite, before that is saved.
 
     A `norm` of None means that gradients overflowed, as they may in fp16 until the loss scale is small enough.
     """
@@ -154,10 +154,10 @@ def require_finite(run: Run, loss: float, norm: float | None) -> None:
         raise _diverged(run, f"gradients overflow fp16 even with a loss scale of {run.scaling.scale}")
 
 
-def _diverged(run: Run, what: str) -> UserError:
+def _diverged(run: Run, what: str) -> DivergenceError:
     narrow = ", or use --precision fp32" if run.hardware.precision != "fp32" else ""
     kept = " (the checkpoints before it are kept)" if run.directory.steps() else ""
-    return UserError(
+    return DivergenceError(
         f"{what} at step {run.state.step:,}: training has diverged; lower --learning_rate or lengthen "
         f"--warmup_steps{narrow}{kept}"
     )
