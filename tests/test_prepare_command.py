@@ -185,7 +185,7 @@ def test_a_run_on_a_folder_or_a_pattern_is_named_after_it(tmp_path, monkeypatch)
     [
         ("empty/", None, "empty: no text in this folder, it is empty"),
         ("*.txt", None, "*.txt: no file matches"),
-        ("table.parquet", b"PAR1", "table.parquet: .parquet files are not read"),
+        ("table.parquet", b"PAR1", "table.parquet: not a readable Parquet file"),
         ("rows.jsonl", b'{"text": "good"}\n{"story": 1}\n', "rows.jsonl, line 2: no field 'text'"),
         ("rows.jsonl", b"once upon a time\n", "rows.jsonl, line 1: not JSON"),
         ("text.txt.gz", b"once upon a time\n", "text.txt.gz: broken gzip file"),

@@ -19,7 +19,13 @@ PUBLISHED = {
     "llama-3-8b": 8_030_261_248,
     "llama-3.2-1b": 1_235_814_400,
 }
-MILLIONS = {"tinystories-15m": 14.5, "tinystories-17m": 17.6, "llama-200m": 216.5, "owt-125m": 123.6}
+MILLIONS = {
+    "tinystories-15m": 14.5,
+    "tinystories-17m": 17.6,
+    "llama-200m": 216.5,
+    "owt-125m": 123.6,
+    "owt-sample": 28.8,
+}
 WITHOUT_EMBEDDINGS = {"tinystories-5m": 3.5, "tinystories-10m": 8.4, "tinystories-25m": 28.3}
 CPU = Hardware("cpu", "fp32", 1)
 

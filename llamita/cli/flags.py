@@ -39,6 +39,7 @@ def flat(title: str, place: int) -> Parameter:
     return Parameter(name="*", group=Group(title, sort_key=place))
 
 
+LIMITS = ("max_documents", "max_corpus_tokens")
 FILES = Parameter(group=Group("files: settings for all groups below", sort_key=0))
 ModelFlags = Annotated[ModelConfig, flat("model: architecture", 1)]
 DataFlags = Annotated[DataConfig, flat("data: text and tokenizer", 2)]
@@ -112,7 +113,10 @@ def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentColl
     if path := _named(arguments, "--config"):
         _fill(settings_asked_for(path, print_note), path, app, commands, arguments)
     if name := _named(arguments, "--preset"):
-        _fill(settings_asked_for(preset_path(name)), f"preset {name}", app, commands, arguments)
+        tables = settings_asked_for(preset_path(name))
+        if _named(arguments, "--data"):  # limits on the preset's own corpus are none for other text
+            tables = {table: {k: v for k, v in rows.items() if k not in LIMITS} for table, rows in tables.items()}
+        _fill(tables, f"preset {name}", app, commands, arguments)
 
 
 def _read_whole_numbers(arguments: ArgumentCollection) -> None:

@@ -1,13 +1,14 @@
 """`llamita tokenizer train | encode | decode`."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from llamita.cli import examples
-from llamita.config import DataConfig, ModelConfig
+from llamita.config import DataConfig, ModelConfig, TrainingConfig
 
 app = App(
     name="tokenizer",
@@ -25,6 +26,8 @@ def train(
     tokenizer: Literal["bpe", "char"] = "bpe",
     vocab_size: int = ModelConfig.vocab_size,
     pattern: Literal["gpt2", "cl100k", "llama3"] = "gpt2",
+    max_documents: int = DataConfig.max_documents,
+    data_revision: str = DataConfig.data_revision,
     text_field: str = DataConfig.text_field,
     encoding: str = DataConfig.encoding,
     errors: Literal["strict", "skip", "replace"] = DataConfig.errors,
@@ -34,7 +37,7 @@ def train(
     Parameters
     ----------
     data: list[str]
-        Text files, folders of them, or patterns such as a/*.jsonl.
+        Text files, folders of them, or patterns such as a/*.jsonl; or a corpus by name, as for `train`.
     output_dir: Path
         The folder to write to.
     tokenizer: Literal
@@ -43,22 +46,35 @@ def train(
         Size of a BPE vocabulary.
     pattern: Literal
         How text is split into pieces before merging, for BPE.
+    max_documents: int
+        Read at most this many documents; 0: all.
+    data_revision: str
+        The commit, branch or tag of a corpus from the hub.
     text_field: str
-        The field of .jsonl files that holds the text.
+        The field of .jsonl files, or the column of .parquet files, that holds the text.
     encoding: str
         Of text files, such as latin-1; a byte order mark says more.
     errors: Literal
         Files that are not text in this encoding: strict refuses and lists them, skip leaves them out, replace reads
         what is not text as U+FFFD.
     """
-    from llamita.corpus import TextFiles, separate_documents
+    from llamita.corpus import open_source, separate_documents
     from llamita.tokenizer import train_tokenizer, vocabulary_note
+    from llamita.train import Display
 
-    options = DataConfig(text_field=text_field, encoding=encoding, errors=errors)
-    text = TextFiles(data, text_field=options.text_field, encoding=options.encoding, errors=options.errors)
-    documents = separate_documents(text.pieces())
-    made = train_tokenizer(tokenizer, documents, vocab_size=vocab_size, pattern=pattern)
-    for note in (*text.notes(), vocabulary_note(tokenizer, vocab_size, made)):
+    options = DataConfig(
+        data=tuple(data),
+        data_revision=data_revision,
+        max_documents=max_documents,
+        text_field=text_field,
+        encoding=encoding,
+        errors=errors,
+    )
+    with closing(Display()) as display:
+        source = open_source(options, TrainingConfig.seed, display.progress)
+        documents = separate_documents(source.training.pieces())
+        made = train_tokenizer(tokenizer, documents, vocab_size=vocab_size, pattern=pattern)
+    for note in (*source.notes(), vocabulary_note(tokenizer, vocab_size, made)):
         if note:
             print(note, file=sys.stderr)
     print(f"{made.vocab_size:,} tokens, written to {made.save(output_dir)}")

@@ -17,11 +17,16 @@ class DataConfig:
     """
 
     data: tuple[str, ...] = field(default=("stories",), metadata=EXECUTION)
-    """Text files, folders, patterns such as `a/*.jsonl`, or one prepared folder; `stories`: the built-in stories."""
+    """Text files, folders, patterns such as `a/*.jsonl`, or one prepared folder; or a corpus by name: `stories` (built
+    in), `tinystories`, `simplestories`, `openwebtext`, `fineweb-edu`, `wikitext-103`, `shakespeare`, or
+    `hf:OWNER/NAME[/FILES]`, a dataset of the Hugging Face hub."""
+    data_revision: str = field(default="", metadata=EXECUTION)
+    """The commit, branch or tag of a corpus from the hub; empty: the commit that llamita was tested with, else main."""
     val_data: tuple[str, ...] = field(default=(), metadata=EXECUTION)
-    """Files to validate on, named as in data; none: the last tenth of the documents of data."""
+    """Files to validate on, named as in data; none: the corpus's own, or else the last tenth of the documents
+    of data (of a corpus from the hub, every 200th)."""
     text_field: str = field(default="text", metadata=EXECUTION)
-    """The field of .jsonl files that holds the text."""
+    """The field of .jsonl files, or the column of .parquet files, that holds the text."""
     encoding: str = field(default="utf-8", metadata=EXECUTION)
     """Of text files, such as `latin-1` or `cp1252`. UTF-8, UTF-16 and UTF-32 with a byte order mark need no setting."""
     errors: Literal["strict", "skip", "replace"] = field(default="strict", metadata=EXECUTION)
@@ -44,5 +49,5 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_not_negative(self, "max_documents", "max_corpus_tokens")
-        require_utf8(self, "data", "val_data", "tokenizer", "cache_dir")
+        require_utf8(self, "data", "data_revision", "val_data", "tokenizer", "cache_dir")
         require_encoding(self, "encoding")

@@ -19,11 +19,12 @@ TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson")
 """The endings of what is read from a folder, each also with .gz. A file that is named may have any other ending, and is
 read as text."""
 JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = ".parquet"
 NOT_FOR_READING = ("readme", "license")
 """What the names of .md files begin with that are about a folder, not part of its text."""
 
 _NOT_TEXT = {
-    **dict.fromkeys((".json", ".csv", ".tsv", ".parquet", ".arrow"), "convert it to JSON lines (.jsonl)"),
+    **dict.fromkeys((".json", ".csv", ".tsv", ".arrow"), "convert it to JSON lines (.jsonl)"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"), "unpack it, or compress it with gzip"),
     ".bin": "name the folder of prepared tokens that it is in",
     **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".epub"), "save its text as .txt"),
@@ -53,6 +54,20 @@ class SourceFile:
     def holds_json_lines(self) -> bool:
         """Whether each line is a JSON object."""
         return self.suffix in JSON_LINES
+
+    @property
+    def holds_parquet(self) -> bool:
+        """Whether it is a table in the format Parquet."""
+        return self.suffix == PARQUET
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading all of it is cheap."""
+        return True
+
+    def open_bytes(self) -> BinaryIO:
+        """Open its bytes as they are, or a UserError that says why not."""
+        return open_file(self.path)
 
     @property
     def shown(self) -> str:
@@ -101,7 +116,7 @@ def shown(path: Path) -> str:
 def open_unpacked(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked. Raises UserError where they can't be read, also while they are read."""
     try:
-        with open_file(file.path) as raw:
+        with file.open_bytes() as raw:
             yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.compressed else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{file.shown}: broken gzip file ({error}); fetch or compress it again") from error

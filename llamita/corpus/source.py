@@ -6,6 +6,9 @@ from typing import Literal
 
 from llamita.corpus.documents import Corpus
 
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, how much of it is done, how much there is)."""
+
 
 @dataclass(frozen=True)
 class Judge:

@@ -7,7 +7,7 @@ dropped. What one document is can be chosen: see `TextFiles`.
 import codecs
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -22,7 +22,9 @@ from llamita.corpus.documents import (
     without_blank,
 )
 from llamita.corpus.files import SourceFile, find_files, open_file
+from llamita.corpus.parquet import parquet_texts
 from llamita.corpus.reading import Encoding, Errors, NotTextError, cut_at_newlines, decoded, json_lines, json_texts
+from llamita.corpus.scanning import Skipped
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT
 
@@ -31,14 +33,15 @@ MOST_NAMED = 10  # files that are not text, in one message
 
 
 class TextFiles:
-    """The documents of text files (.txt and others) and JSON lines (.jsonl, .ndjson), each plain or gzip (.gz).
+    """The documents of text files (.txt and others), JSON lines (.jsonl, .ndjson), plain or gzip (.gz), and Parquet.
 
     Args:
         names: files, folders (with everything below them but what `scanning.py` skips) and patterns such as "a/*.txt";
             one or several.
+        files: the files themselves, in place of their names.
         documents: what one document is. "auto": a line of JSON lines; in text, what is between lines `<|endoftext|>`,
             or else the file. "file": the file. "line": a line, of text too.
-        text_field: the field of JSON lines that holds the text.
+        text_field: the field of JSON lines, or the column of Parquet files, that holds the text.
         max_documents: only the first max_documents are read; 0: all.
         encoding: of the files, a name that Python's `codecs` knows. A file that begins with a byte order mark is UTF-8,
             UTF-16 or UTF-32 whatever this says.
@@ -53,8 +56,9 @@ class TextFiles:
 
     def __init__(
         self,
-        names: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        names: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         *,
+        files: Sequence[SourceFile] = (),
         documents: DocumentKind = "auto",
         text_field: str = "text",
         max_documents: int = 0,
@@ -62,7 +66,8 @@ class TextFiles:
         errors: Errors = "strict",
         read_size: int = PIECE_SIZE,
     ):
-        self.files, self._not_read = find_files([names] if isinstance(names, (str, os.PathLike)) else names)
+        names = [names] if isinstance(names, (str, os.PathLike)) else names
+        self.files, self._not_read = (list(files), Skipped()) if files else find_files(names)
         self._documents, self._text_field, self._max_documents = documents, text_field, max_documents
         self._encoding = Encoding(codecs.lookup(encoding).name, replace=errors == "replace")
         self._errors, self._read_size = errors, read_size
@@ -128,6 +133,8 @@ class TextFiles:
     def _documents_of(self, file: SourceFile) -> Pieces:
         if file.holds_json_lines:
             pieces = whole_documents(json_texts(file, self._encoding, self._text_field))
+        elif file.holds_parquet:
+            pieces = whole_documents(parquet_texts(file, self._text_field))
         else:
             pieces = self._watched(cut_at_marker_lines(decoded(file, self._encoding, self._read_size)))
             pieces = without_blank(cut_at_newlines(pieces) if self._documents == "line" else pieces)
@@ -150,7 +157,9 @@ class TextFiles:
         return self._skipped[file]
 
     def _defect(self, file: SourceFile) -> NotTextError | None:
-        """What is not text in a file; None where all of it is."""
+        """What is not text in a file; None where all of it is, or where it is no text file."""
+        if file.holds_parquet:
+            return None
         lines = file.holds_json_lines
         text = json_lines(file, self._encoding) if lines else decoded(file, self._encoding, self._read_size)
         try:
@@ -162,7 +171,8 @@ class TextFiles:
 
     def _refusal(self, file: SourceFile, error: NotTextError) -> UserError:
         """The error for a file that is not text, which names all the others that are not, either."""
-        others = [other for other in self.files[self.files.index(file) + 1 :] if self._defect(other)]
+        later = self.files[self.files.index(file) + 1 :]
+        others = [other for other in later if other.is_local and self._defect(other)]
         place = f", {error.place}" if error.place else ""
         also = f", and neither {'is' if len(others) == 1 else 'are'} {_names(others)}" if others else ""
         return UserError(
@@ -176,7 +186,8 @@ class TextFiles:
         packed = "gzip" if file.compressed else ""
         text = "" if self._encoding.name == "utf-8" else f" {self._encoding.name}"
         errors = "" if self._errors == "strict" else f" {self._errors}"
-        return how + packed + (f"jsonl {self._text_field}" if file.holds_json_lines else "") + text + errors
+        rows = "jsonl" if file.holds_json_lines else "parquet" if file.holds_parquet else ""
+        return how + packed + (f"{rows} {self._text_field}" if rows else "") + text + errors
 
 
 def _names(files: list[SourceFile]) -> str:

@@ -26,7 +26,8 @@ from llamita.tokenizer.making import KINDS
 TOKENIZER_TEXT = 100_000_000  # the most characters that merges are learned from: memory grows with the distinct words
 TOKENIZER_VERSION = 3  # of the tokenizers trained here; a change makes cached ones stale
 
-BEFORE_PREPARING = "val_data", "text_field", "encoding", "errors", "documents", "max_documents", "max_corpus_tokens"
+READING = "data_revision", "val_data", "text_field", "encoding", "errors", "documents"
+BEFORE_PREPARING = *READING, "max_documents", "max_corpus_tokens"
 """Settings that say how text becomes token files, and come too late for a prepared folder."""
 
 Progress = Callable[[str, int, int], None]
@@ -88,7 +89,7 @@ def prepare_data(
         if output_dir:
             raise UserError(f"{folder}: is prepared already; train with --data {folder}")
         return *_open_prepared(folder, config), None
-    source = open_source(config.data, config.training.seed)
+    source = open_source(config.data, config.training.seed, progress)
     tokenizer = _tokenizer(config, source, progress)
     _require_pattern(config, tokenizer)
     prepared = prepare(

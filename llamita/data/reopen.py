@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llamita.config import DataConfig, RunConfig
-from llamita.corpus.opening import is_built_in
+from llamita.corpus.opening import is_built_in, is_fetched
 from llamita.data.dataset import Dataset, Progress, cache_folder, make_dataset, open_dataset
 from llamita.data.manifest import MANIFEST_NAME, Manifest
 from llamita.data.prepare import Prepared
@@ -68,6 +68,8 @@ def _absolute(config: RunConfig, directory: str | None) -> RunConfig:
         return config
     data = config.data
     texts = {"data": data.data, "val_data": data.val_data}
+    if is_fetched(data.data, directory):
+        del texts["data"]
     names = {name: tuple(os.path.join(directory, path) for path in paths) for name, paths in texts.items()}
     cache_dir = os.path.join(directory, data.cache_dir) if data.cache_dir else ""
     return replace(config, data=replace(data, **names, cache_dir=cache_dir, tokenizer=_tokenizer(data, directory)))
