@@ -16,6 +16,12 @@ Examples:
   llamita train --data my_folder --preset tinystories-15m --batch_size 32
   llamita train --config my.toml --learning_rate 1e-3"""
 
+ABLATE = """Examples:
+  llamita ablate
+  llamita ablate --variants no-norm,post-norm --seeds 3 --data my.txt
+  llamita ablate --config base.toml --vary learning_rate=3e-4,1e-3 --vary mlp=swiglu,gelu
+  llamita ablate --ladder gpt2-to-llama"""
+
 PREPARE = """Examples:
   llamita prepare --data my.txt --vocab_size 10k
   llamita prepare --data a.txt b.jsonl --output_dir data/mine"""

@@ -40,6 +40,9 @@ def flat(title: str, place: int) -> Parameter:
 
 
 LIMITS = ("max_documents", "max_corpus_tokens")
+DEFAULT_PRESETS = {"ablate": "ablation"}
+"""Command -> the preset that it uses without --preset and --config; the others use the defaults of the settings."""
+
 FILES = Parameter(group=Group("files: settings for all groups below", sort_key=0))
 ModelFlags = Annotated[ModelConfig, flat("model: architecture", 1)]
 DataFlags = Annotated[DataConfig, flat("data: text and tokenizer", 2)]
@@ -112,7 +115,7 @@ def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentColl
     _read_whole_numbers(arguments)
     if path := _named(arguments, "--config"):
         _fill(settings_asked_for(path, print_note), path, app, commands, arguments)
-    if name := _named(arguments, "--preset"):
+    if name := _named(arguments, "--preset") or ("" if path else DEFAULT_PRESETS.get(commands[0], "")):
         tables = settings_asked_for(preset_path(name))
         if _named(arguments, "--data"):  # limits on the preset's own corpus are none for other text
             tables = {table: {k: v for k, v in rows.items() if k not in LIMITS} for table, rows in tables.items()}

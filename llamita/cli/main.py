@@ -55,6 +55,11 @@ app.command(
     help="List the presets: their parameters, and the memory that training takes.",
     help_epilogue=examples.PRESETS,
 )
+app.command(
+    "llamita.cli.ablate:ablate",
+    help="Compare variants of a model over several seeds, in pairs. The same command resumes.",
+    help_epilogue=examples.ABLATE,
+)
 app.command("llamita.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer; encode and decode with it.")
 
 
@@ -63,7 +68,7 @@ def main(arguments: list[str] | None = None) -> Any:
     typed = sys.argv[1:] if arguments is None else arguments
     if arguments is None:
         end_at_interrupt()
-        is_training = typed[:1] == ["train"] and not {"--help", "-h"} & {*typed}
+        is_training = typed[:1] in (["train"], ["ablate"]) and not {"--help", "-h"} & {*typed}
         prepare_streams(stop=not is_training)  # training continues without its output
     try:
         return _call(typed)

@@ -38,7 +38,7 @@ class Sweep:
         """
         path = Path(directory)
         if not (path / MANIFEST_FILE).exists():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (not path.is_dir() or any(map(_is_foreign, path.iterdir()))):
                 raise UserError(f"{path}: is not empty, and holds no sweep: choose another --output_dir")
             return cls(path, plan, running_code())
         sweep = cls.load(path)
@@ -111,3 +111,8 @@ class Sweep:
                 f"{self.path}: the code has changed since this sweep began ({name_files(changed)}), and its runs would "
                 "not be comparable: choose another --output_dir"
             )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether this is not part of a sweep that has yet to begin: neither its lock nor a sweep within it (tuning)."""
+    return path.name != LOCK_FILE and not (path / MANIFEST_FILE).exists()
