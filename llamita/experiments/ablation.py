@@ -120,7 +120,7 @@ def parse_grid(options: Sequence[str]) -> dict[str, list[Any]]:
     for option in options:
         name, equals, listed = option.partition("=")
         values = [value.strip() for value in listed.split(",") if value.strip()]
-        if not equals or not values:
+        if not name.strip() or not equals or not values:
             raise UserError(f"--vary {option!r}: write --vary setting=value,value, such as --vary mlp=swiglu,gelu")
         if name in grid:
             raise UserError(f"--vary names {name} twice: list all its values in one")
