@@ -48,7 +48,7 @@ def test_small_presets_have_the_size_that_their_names_say():
 
 
 def test_every_preset_is_tested():
-    assert {*PUBLISHED, *MILLIONS, *WITHOUT_EMBEDDINGS, "stories"} == set(preset_names())
+    assert {*PUBLISHED, *MILLIONS, *WITHOUT_EMBEDDINGS, "stories", "ablation"} == set(preset_names())
 
 
 def test_the_stories_are_the_default_run():
