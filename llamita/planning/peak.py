@@ -11,13 +11,14 @@ LARGEST = {"cpu": 1024, "mps": 4096, "cuda": 8192}
 """Size of square matrices by device: large enough for a matrix product to be compute-bound."""
 SMALLEST = 256
 ENOUGH = 0.005  # seconds per product: in an emulated precision, the largest would take minutes
-ROUNDS = 3
+ROUNDS = 3  # at least, and more products for LONG_ENOUGH seconds: another program may slow down several in a row
+LONG_ENOUGH = 0.1
 
 
 def peak_flops(hardware: Hardware) -> float:
     """Peak FLOP/s of a large matrix product in the precision of the run.
 
-    The best of a few products, since other programs can only slow one down.
+    The best of many products, since other programs can only slow one down.
     """
     size, largest = SMALLEST, LARGEST[torch.device(hardware.device).type]
     while (seconds := _best_seconds(size, hardware)) < ENOUGH and size < largest:
@@ -27,7 +28,10 @@ def peak_flops(hardware: Hardware) -> float:
 
 def _best_seconds(size: int, hardware: Hardware) -> float:
     x = torch.ones(size, size, dtype=AUTOCAST.get(hardware.precision, torch.float32), device=hardware.device)
-    return min(_seconds_of_product(x, hardware) for _ in range(ROUNDS))
+    end, seconds = time.perf_counter() + LONG_ENOUGH, []
+    while len(seconds) < ROUNDS or time.perf_counter() < end:
+        seconds.append(_seconds_of_product(x, hardware))
+    return min(seconds)
 
 
 def _seconds_of_product(x: torch.Tensor, hardware: Hardware) -> float:
