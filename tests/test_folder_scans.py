@@ -10,7 +10,9 @@ from runs import TINY, command, flags, refusal, train_words, write_text
 from runs import cache as cache
 from runs import text as text
 
-from llamita.corpus import TextFiles, scanning
+from llamita.config import DataConfig
+from llamita.corpus import TextFiles, open_source, scanning
+from llamita.corpus.documents import join_documents
 from llamita.corpus.files import find_files
 from llamita.errors import UserError
 
@@ -54,6 +56,23 @@ def test_what_is_named_is_read_whatever_it_is(tmp_path):
     named = ["README.md", ".hidden.txt", "__pycache__", ".git", "page.html", "run/metrics.jsonl"]
     inside = ["README.md", ".hidden.txt", "__pycache__/a.txt", ".git/a.txt", "page.html", "run/metrics.jsonl"]
     assert found(*(tmp_path / name for name in named), folder=tmp_path) == inside
+
+
+def test_a_folder_that_holds_the_validation_file_does_not_train_on_it(tmp_path):
+    write(tmp_path / "a.txt", "to train on"), write(tmp_path / "deep" / "held_out.txt", "to validate on")
+    (tmp_path / "again.txt").symlink_to(tmp_path / "deep" / "held_out.txt")
+
+    def texts(*data, val_data="deep/held_out.txt") -> list[list[str]]:
+        names = tuple(str(tmp_path / name) for name in data)
+        source = open_source(DataConfig(data=names, val_data=(str(tmp_path / val_data),)), seed=0)
+        assert source.validation
+        return [list(join_documents(corpus.pieces())) for corpus in (source.training, source.validation)]
+
+    assert texts(".") == texts("*") == [["to train on"], ["to validate on"]]
+    assert texts(".", val_data="deep") == [["to train on"], ["to validate on"]]
+    assert texts("a.txt", "again.txt")[0] == ["to train on", "to validate on"], "named, so it was meant"
+    with pytest.raises(UserError, match="only 1 validation file"):
+        texts("deep")
 
 
 def test_runs_tokens_caches_hidden_files_and_links_are_skipped_and_counted_by_kind(tmp_path):

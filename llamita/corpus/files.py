@@ -80,24 +80,30 @@ class SourceFile:
         return shown(Path(self.path.name))
 
 
-def find_files(names: Iterable[str | os.PathLike[str]]) -> tuple[list[SourceFile], Skipped]:
+def find_files(
+    names: Iterable[str | os.PathLike[str]], held_out: Iterable[SourceFile] = ()
+) -> tuple[list[SourceFile], Skipped]:
     """The files that `names` mean, each once: a file; a folder, with everything below it; a pattern such as a/*.txt.
 
     In the order of the names; within a folder or a pattern, sorted. What a folder or pattern has besides is counted by
-    kind, see `scanning.py`. Raises UserError for a name that stands for nothing that can be read.
+    kind, see `scanning.py`; so are the files `held_out` for validation. Raises UserError for a name that stands for
+    nothing that can be read.
     """
     found: dict[tuple[int, int], SourceFile] = {}
     skipped, outputs = Skipped(), _outputs()
+    validation = {_identity(file.path.stat()) for file in held_out}
     for name in names:
         if name == "":  # as of a shell variable that isn't set; as a path, it would be the current folder
             raise UserError("an empty name stands for no text; give a file, a folder or a pattern")
         for file, identity in _files(Path(name), skipped):
             if identity in outputs and not file.named:
                 skipped.count("output of this command")
+            elif identity in validation and not file.named:
+                skipped.count("validation file")
             else:
                 found.setdefault(identity, file)
     if not found:
-        raise UserError("no text file was given")
+        raise UserError(f"no text file was given{f', only {skipped}' if skipped else ''}")
     return list(found.values()), skipped
 
 
@@ -200,8 +206,7 @@ def _outputs() -> set[tuple[int, int]]:
     outputs: set[tuple[int, int]] = set()
     for descriptor in (1, 2):
         with suppress(OSError):  # closed
-            status = os.fstat(descriptor)
-            outputs.add((status.st_dev, status.st_ino))
+            outputs.add(_identity(os.fstat(descriptor)))
     return outputs
 
 
@@ -224,4 +229,9 @@ def _checked(path: Path, named: bool) -> Found:
         pass
     if status.st_size == 0 and named:
         raise UserError(f"{file.shown}: the file is empty; there is no text to read")
-    return file, (status.st_dev, status.st_ino)
+    return file, _identity(status)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    """What is the same for all names of a file."""
+    return status.st_dev, status.st_ino

@@ -14,6 +14,7 @@ from pathlib import Path
 from llamita.config import DataConfig
 from llamita.corpus.catalog import CATALOG
 from llamita.corpus.fetched import HUB_PREFIX, open_fetched
+from llamita.corpus.files import SourceFile
 from llamita.corpus.source import Progress, Source
 from llamita.corpus.story_corpus import open_stories
 from llamita.corpus.text import TextFiles
@@ -56,8 +57,9 @@ def open_source(options: DataConfig, seed: int, progress: Progress | None = None
 
 def _open_files(options: DataConfig) -> Source:
     _require_known(options.data)
-    training = _text(options, options.data, options.max_documents)
     validation = _text(options, options.val_data) if options.val_data else None
+    held_out = validation.files if validation else []
+    training = _text(options, options.data, options.max_documents, held_out)
     same_name = [
         f"note: {name} is the local file or folder of that name, not the corpus; write ./{name} to say so"
         for name in options.data
@@ -89,7 +91,9 @@ def _require_known(names: Sequence[str]) -> None:
         raise UserError(f"{name}: no such file, and no corpus of that name; {meant}Corpora: {', '.join(known)}")
 
 
-def _text(options: DataConfig, names: tuple[str, ...], max_documents: int = 0) -> TextFiles:
+def _text(
+    options: DataConfig, names: tuple[str, ...], max_documents: int = 0, held_out: Sequence[SourceFile] = ()
+) -> TextFiles:
     return TextFiles(
         names,
         documents=options.documents,
@@ -97,4 +101,5 @@ def _text(options: DataConfig, names: tuple[str, ...], max_documents: int = 0) -
         max_documents=max_documents,
         encoding=options.encoding,
         errors=options.errors,
+        held_out=held_out,
     )

@@ -47,6 +47,7 @@ class TextFiles:
             UTF-16 or UTF-32 whatever this says.
         errors: what becomes of files that are not text in this encoding. "strict": they are refused, all in one
             message. "skip": they are left out. "replace": what is not text becomes U+FFFD.
+        held_out: files for validation, which a folder or pattern in `names` does not add.
         read_size: bytes read at a time; a piece has at most about as many characters.
 
     Raises:
@@ -64,10 +65,11 @@ class TextFiles:
         max_documents: int = 0,
         encoding: str = "utf-8",
         errors: Errors = "strict",
+        held_out: Iterable[SourceFile] = (),
         read_size: int = PIECE_SIZE,
     ):
         names = [names] if isinstance(names, (str, os.PathLike)) else names
-        self.files, self._not_read = (list(files), Skipped()) if files else find_files(names)
+        self.files, self._not_read = (list(files), Skipped()) if files else find_files(names, held_out)
         self._documents, self._text_field, self._max_documents = documents, text_field, max_documents
         self._encoding = Encoding(codecs.lookup(encoding).name, replace=errors == "replace")
         self._errors, self._read_size = errors, read_size
