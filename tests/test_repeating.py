@@ -97,3 +97,12 @@ def test_repeating_a_run_of_other_code_says_so(automatic, capsys):
     capsys.readouterr()
     repeat(automatic)
     assert "the code has changed since this run was trained (model/llama.py)" in capsys.readouterr().out
+
+
+def test_a_machine_that_rounds_otherwise_is_noted_though_its_processor_has_the_same_name(automatic, capsys):
+    here = facts(automatic)["rounding"]
+    rewrite_facts(automatic, rounding="000000000000")
+    capsys.readouterr()
+    again = repeat(automatic)
+    assert f"note: rounding was 000000000000, is {here} now: not bitwise reproducible" in capsys.readouterr().out
+    assert facts(again)["rounding"] == here

@@ -70,8 +70,9 @@ def with_choices_of(facts: Facts, config: RunConfig, processes: Processes) -> Ru
 
 
 def tell_changes(before: Facts, chosen: Facts, display: Display) -> None:
-    """Print a note for each choice that differs from when the run began. `before` is empty for a new run.
+    """Print a note for each choice that differs from when the run began, or from those of the run to repeat.
 
+    `before` is empty for a new run that repeats none.
     Choices that `before` lacks are not compared: an older version of llamita did not record them.
     """
     known = {"world_size": 1, **before} if before else {}

@@ -9,8 +9,9 @@ from llamita.runtime.processor import processor_name
 from llamita.train.display import Display
 from llamita.train.recorded_code import code_difference
 
-CHOICES = "device", "precision", "threads", "kernels", "compile", "micro_batch_size", "world_size"
-"""Facts that determine how a run rounds. A setting other than `auto` overrides the fact."""
+CHOICES = "device", "precision", "threads", "kernels", "compile", "micro_batch_size", "world_size", "rounding"
+"""Facts that determine how a run rounds. A setting other than `auto` overrides the fact. `rounding` is none, but
+only compared."""
 
 
 def choices_to_repeat(config: RunConfig, file: str | Path | None, display: Display) -> dict[str, Any]:

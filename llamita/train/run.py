@@ -14,6 +14,7 @@ from llamita.planning.choices import StepChoices, choose_steps
 from llamita.planning.machine_memory import require_memory_for_weights
 from llamita.runtime.hardware import Hardware, choose_hardware
 from llamita.runtime.processor import processor_name
+from llamita.runtime.rounding import product_digest
 from llamita.train.build import Run, build_run
 from llamita.train.directory_choice import choose_directory
 from llamita.train.display import Display
@@ -49,7 +50,7 @@ def open_run(
         require_memory_for_weights(config, hardware.device, processes.local_world_size)
         choices = choose_steps(config, hardware, processes, known)
         chosen = _chosen(hardware, choices, processes)
-        tell_changes(before, chosen, display)
+        tell_changes(known, chosen, display)
         if processes.is_main:
             code = recorded_code(before) if before else code_facts(running_code())
             write_identity(config, data, directory, {**chosen, **code})
@@ -64,4 +65,5 @@ def open_run(
 def _chosen(hardware: Hardware, choices: StepChoices, processes: Processes) -> Facts:
     """Everything that decides how a run rounds, by name: recorded, and compared when the run resumes."""
     places = {"world_size": processes.world_size, "processor": processor_name(hardware.device)}
-    return {**hardware.choices, **choices.facts, **places, "torch": torch.__version__}
+    versions = {"torch": torch.__version__, "rounding": product_digest(hardware)}
+    return {**hardware.choices, **choices.facts, **places, **versions}
