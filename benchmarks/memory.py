@@ -23,7 +23,13 @@ TINY: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 32, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 32,
     "max_seq_len": 32, "batch_size": 1, "grad_accum_steps": 1, "micro_batch_size": 1, "sample_count": 1,
 }  # fmt: skip
-OWN: dict[str, Any] = {"tokenizer": "bpe", "vocab_size": 2048, "windows": "stream"}  # nothing to download
+OWN: dict[str, Any] = {  # nothing to download
+    "data": "stories",
+    "max_documents": 0,
+    "tokenizer": "bpe",
+    "vocab_size": 2048,
+    "windows": "stream",
+}
 RUNS: dict[str, dict[str, Any]] = {
     "stories": {},
     "tinystories-10m": {**OWN, "batch_size": 8},

@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import Dataset
+from hub_server import Dataset, Hub, serve
 from runs import WORDS
 
 from llamita.corpus.catalog import CATALOG
@@ -68,6 +70,14 @@ def stand_ins() -> dict[str, Dataset]:
         },
     }
     return {CATALOG[name].repository: Dataset(held, commit=CATALOG[name].revision) for name, held in files.items()}
+
+
+@contextmanager
+def serve_catalog(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with stand-ins for every corpus of the catalog."""
+    with serve(stand_ins(), monkeypatch) as hub:
+        serve_shakespeare(monkeypatch, hub.cdn, hub.datasets)
+        yield hub
 
 
 def serve_shakespeare(monkeypatch: pytest.MonkeyPatch, cdn: str, datasets: dict[str, Dataset]) -> bytes:

@@ -2,10 +2,13 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import Hub
 from runs import TINY, cache, command, flags, refusal, text, write_text
+from stand_ins import serve_catalog
 from test_cli import configuration
 
 import llamita.train
@@ -43,7 +46,7 @@ def place(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("LLAMITA_CACHE", str(folder / "cache"))
-        for name in ("input.txt", "my.txt", "a.txt", "tinystories.txt", "owt_train.txt", "owt_valid.txt"):
+        for name in ("input.txt", "my.txt", "a.txt"):
             write_text(folder / name)
         (folder / "b.jsonl").write_text('{"text": "the llama ran."}\n' * 50)
         options = {**TINY, "tokenizer": "bpe", "vocab_size": 300, "max_steps": 2, "eval_every": 2}
@@ -52,8 +55,15 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def corpora() -> Iterator[Hub]:
+    """The corpora that the commands name, served from here."""
+    with pytest.MonkeyPatch.context() as patch, serve_catalog(patch) as hub:
+        yield hub
+
+
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(("llamita train", "llamita presets"))])
-def test_every_other_command_of_the_page_and_of_help_runs(place, monkeypatch, capsys, line):
+def test_every_other_command_of_the_page_and_of_help_runs(place, corpora, monkeypatch, capsys, line):
     monkeypatch.chdir(place)
     monkeypatch.setenv("LLAMITA_CACHE", str(place / "cache"))
     monkeypatch.setattr("llamita.cli.generate._read_prompt", lambda: "the")

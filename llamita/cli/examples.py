@@ -11,6 +11,7 @@ Whole numbers may be written 1e4, 10k or 1_000. docs/configuration.md has more.
 
 Examples:
   llamita train
+  llamita train --preset tinystories-10m
   llamita train --data my.txt --epochs 10
   llamita train --data my.txt --tokenizer char --num_layers 6 --max_steps 5k
   llamita train --data my_folder --preset tinystories-15m --batch_size 32
@@ -24,6 +25,7 @@ ABLATE = """Examples:
 
 PREPARE = """Examples:
   llamita prepare --data my.txt --vocab_size 10k
+  llamita prepare --data tinystories --max_documents 10k
   llamita prepare --data a.txt b.jsonl --output_dir data/mine"""
 
 EVAL = """Examples:

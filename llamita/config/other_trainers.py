@@ -60,7 +60,7 @@ NANOGPT = Trainer(
         Row("compile", "`--compile`", "auto, on, off, graphs; `True` and `False` work, too"),
         Row("device", "`--device`"),
         Row("backend, torchrun", "`--world_size`", "or `torchrun`"),
-        Row("dataset", "`--data`", "the text itself; no `prepare.py` is needed"),
+        Row("dataset", "`--data`", "a corpus by name, or the text itself; no `prepare.py` is needed"),
         Row(
             "wandb_log, wandb_project, wandb_run_name, use_wandb, report_to",
             "`metrics.jsonl` of the run",
@@ -76,15 +76,15 @@ NANOGPT = Trainer(
         Row("`out/ckpt.pt`", "`step_00000500/`: safetensors, nothing that has to be unpickled"),
     ),
     (
-        Row("python data/shakespeare_char/prepare.py", "llamita prepare --data input.txt --tokenizer char"),
+        Row("python data/shakespeare_char/prepare.py", "llamita prepare --data shakespeare --tokenizer char"),
         Row(
             "python train.py config/train_shakespeare_char.py",
-            "llamita train --data input.txt --tokenizer char --n_layer=6 --n_head=6 --n_embd=384 --block_size=256 "
+            "llamita train --data shakespeare --tokenizer char --n_layer=6 --n_head=6 --n_embd=384 --block_size=256 "
             "--batch_size=64 --dropout=0.2 --max_iters=5000",
         ),
         Row(
             "python train.py --compile=False --dtype=float32 --device=cpu",
-            "llamita train --data input.txt --compile=False --dtype=float32 --device=cpu",
+            "llamita train --data shakespeare --compile=False --dtype=float32 --device=cpu",
         ),
         Row(
             "python sample.py",
@@ -166,10 +166,10 @@ LLAMA2_C = Trainer(
         Row("stories15M (6 layers, 288 wide)", "similar: `--preset tinystories-15m`"),
     ),
     (
-        Row("python tinystories.py pretokenize", "llamita prepare --data tinystories.txt --vocab_size 4096"),
+        Row("python tinystories.py pretokenize", "llamita prepare --data tinystories --vocab_size 4096"),
         Row(
             "python train.py --dim=288 --n_layers=6 --n_heads=6 --compile=False",
-            "llamita train --data tinystories.txt --dim=288 --n_layers=6 --n_heads=6 --compile=False",
+            "llamita train --data tinystories --dim=288 --n_layers=6 --n_heads=6 --compile=False",
         ),
         Row(
             "./run model.bin -t 0.8 -p 0.9 -n 256 -i Once",
@@ -258,8 +258,12 @@ SMALL = Trainer(
     ),
     (
         Row("python prepare_data.py", "llamita prepare --data input.txt --vocab_size 10000"),
-        Row("python prepare_tinystories.py", "llamita prepare --data tinystories.txt --vocab_size 10k"),
-        Row("python prepare_owt.py", "llamita prepare --data owt_train.txt --val_data owt_valid.txt"),
+        Row("python prepare_tinystories.py", "llamita prepare --data tinystories --vocab_size 10k"),
+        Row(
+            "python prepare_owt.py",
+            "llamita prepare --data openwebtext --vocab_size 32k",
+            "24 GB; with `--max_corpus_tokens 50M`, 0.1 GB",
+        ),
         Row("python train_bpe.py", "llamita tokenizer train --data input.txt --vocab_size 10k --output_dir my_bpe"),
         Row(
             "python train.py",
@@ -267,8 +271,8 @@ SMALL = Trainer(
             "--num_heads 8 --learning_rate 3e-4 --block_size 128 --dropout 0.1 --checkpoint_dir checkpoints",
         ),
         Row("python train_quick.py", "llamita train --data input.txt --hidden_size 64 --max_steps 200"),
-        Row("python train_tinystories.py", "llamita train --preset tinystories-17m --data tinystories.txt"),
-        Row("python train_owt.py", "llamita train --preset owt-125m --data owt_train.txt --val_data owt_valid.txt"),
+        Row("python train_tinystories.py", "llamita train --preset tinystories-17m"),
+        Row("python train_owt.py", "llamita train --preset owt-sample", "or `owt-125m`, on all of it"),
         Row("torchrun --nproc_per_node=2 train.py", "llamita train --data input.txt --world_size 2"),
         Row("python ablation_no_rmsnorm.py", "llamita train --data input.txt --norm none"),
         Row("python ablation_post_norm.py", "llamita train --data input.txt --norm_position post"),
