@@ -114,6 +114,7 @@ def test_two_processes_say_and_log_everything_once(finished):
     assert (finished / "err").read_text() == ""
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_run_in_two_processes_ends_bit_for_bit_the_same_and_leaves_no_orphan(
     finished, text, tmp_path
 ):
