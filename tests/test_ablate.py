@@ -1,7 +1,6 @@
 """`llamita ablate`: variants, pairs, comparisons, and the command."""
 
 import json
-import math
 import os
 import re
 from itertools import pairwise
@@ -20,7 +19,7 @@ from llamita.evaluate import evaluate_loss
 from llamita.experiments import Ablation, PlannedRun, Result
 from llamita.experiments.ablation import Group, parse_grid
 from llamita.experiments.ablation_report import verdict, width_changes
-from llamita.experiments.comparison import Comparison, compare, curve, pair_differences, spikes
+from llamita.experiments.comparison import Comparison, compare, curve, gradient_spikes, pair_differences, spikes
 from llamita.experiments.result import Outcome
 from llamita.experiments.statistics import paired_difference
 from llamita.experiments.variants import LADDERS, VARIANTS
@@ -226,10 +225,18 @@ def test_a_spike_is_a_loss_far_above_those_before_it():
     assert spikes(losses[:5]) == 0
 
 
+def test_a_gradient_spike_is_a_norm_of_five_times_those_before_it():
+    norms = np.random.default_rng(0).uniform(0.5, 1.5, 100)
+    assert gradient_spikes(norms) == 0
+    norms[[40, 41, 70]] = 30.0
+    assert gradient_spikes(norms) == 2
+    assert gradient_spikes(norms[:10]) == 0
+
+
 def comparison(differences: list[float], group: str = "b", reference: str = "a", diverged: int = 0) -> Comparison:
     found = paired_difference(differences)
     measures = {"steps": found, "FLOPs": found, "seconds": found}
-    return Comparison(group, reference, measures, found.p_value, len(differences) + diverged, diverged, 0)
+    return Comparison(group, reference, measures, found.p_value, len(differences) + diverged, diverged, 0, 0)
 
 
 def test_a_verdict_says_better_worse_or_how_many_seeds_would_tell():
@@ -341,4 +348,4 @@ def test_the_bare_command_is_that_of_the_literature():
     plan = Ablation(base).plan()
     assert len(plan.runs) == 20
     assert {run.group for run in plan.runs} == {"baseline", "no-norm", "post-norm", "nope"}
-    assert math.isclose(base.optimizer.learning_rate, 0.004)
+    assert base.optimizer.learning_rate == 0.01

@@ -80,14 +80,18 @@ def _with_change(value: float, reference: float) -> list[str]:
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
     """One line per comparison: the mean difference and its 95 % interval at equal steps, FLOPs and seconds."""
     at = [f"at equal {measure} [95 %]" for measure in MEASURES]
-    rows = [["nats/token", at[0], "bootstrap", "p (Holm)", *at[1:], "spiked", "diverged"]]
+    rows = [["nats/token", at[0], "bootstrap", "p (Holm)", *at[1:], "loss spiked", "gradient spiked", "diverged"]]
     for comparison in comparisons:
         steps, *others = (comparison.differences[measure] for measure in MEASURES)
         name = f"{comparison.group} - {comparison.reference}"
-        counts = [f"{number} of {comparison.runs}" for number in (comparison.spiked, comparison.diverged)]
+        counts = [f"{number} of {comparison.runs}" for number in _counts(comparison)]
         bootstrap = _interval(steps.bootstrap_low, steps.bootstrap_high)
         rows.append([name, shown(steps), bootstrap, _p_value(comparison.p_value), *map(shown, others), *counts])
     return aligned(rows)
+
+
+def _counts(comparison: Comparison) -> tuple[int, int, int]:
+    return comparison.spiked, comparison.gradient_spiked, comparison.diverged
 
 
 def shown(difference: Difference) -> str:

@@ -16,6 +16,7 @@ MEASURES: tuple[Measure, ...] = ("steps", "FLOPs", "seconds")
 SPIKE_WINDOW = 10  # logged losses before the one that is judged
 SPIKE_DEVIATIONS = 6.0
 SPIKE_NATS = 0.1
+GRADIENT_FACTOR = 5.0  # over the median of the gradient norms before
 NORMAL = 1.4826  # standard deviations of a normal distribution per median absolute deviation
 
 
@@ -30,6 +31,7 @@ class Comparison:
         runs: runs of the group that have ended.
         diverged: how many of them diverged. Pairs with such a run have no difference.
         spiked: how many of them had at least one loss spike.
+        gradient_spiked: how many had at least one spike of the gradient norm, before clipping.
     """
 
     group: str
@@ -39,6 +41,7 @@ class Comparison:
     runs: int
     diverged: int
     spiked: int
+    gradient_spiked: int
 
 
 def compare(results: Sequence[Result], groups: Sequence[Group]) -> list[Comparison]:
@@ -54,11 +57,12 @@ def compare(results: Sequence[Result], groups: Sequence[Group]) -> list[Comparis
     return [Comparison(g.name, r.name, found, p, *_counts(results, g.name)) for (g, r), found, p in rows]
 
 
-def _counts(results: Sequence[Result], group: str) -> tuple[int, int, int]:
-    """(runs that have ended, those that diverged, those that spiked) of a group."""
+def _counts(results: Sequence[Result], group: str) -> tuple[int, int, int, int]:
+    """(runs that have ended, those that diverged, those whose loss spiked, or whose gradient norm did) of a group."""
     ended = [r for r in results if r.run.group == group and r.status in ("finished", "diverged")]
     diverged = sum(result.status == "diverged" for result in ended)
-    return len(ended), diverged, sum(spikes(result.training()[1]) > 0 for result in ended)
+    losses = sum(spikes(result.training()[1]) > 0 for result in ended)
+    return len(ended), diverged, losses, sum(gradient_spikes(result.gradient_norms()) > 0 for result in ended)
 
 
 def pair_differences(results: Sequence[Result], group: str, reference: str, measure: Measure) -> list[float]:
@@ -97,8 +101,24 @@ def spikes(losses: np.ndarray) -> int:
     """
     if len(losses) <= SPIKE_WINDOW:
         return 0
-    before = np.lib.stride_tricks.sliding_window_view(losses, SPIKE_WINDOW)[:-1]  # (n - 10, 10)
-    median = np.median(before, axis=1)
+    before, median = _before(losses)
     deviation = NORMAL * np.median(np.abs(before - median[:, None]), axis=1)
-    high = losses[SPIKE_WINDOW:] > median + np.maximum(SPIKE_NATS, SPIKE_DEVIATIONS * deviation)
-    return int(np.count_nonzero(high & ~np.append(False, high[:-1])))
+    return _beginnings(losses[SPIKE_WINDOW:] > median + np.maximum(SPIKE_NATS, SPIKE_DEVIATIONS * deviation))
+
+
+def gradient_spikes(norms: np.ndarray) -> int:
+    """How many spikes a sequence of gradient norms (n,) has: values above 5 times the median of the 10 before them."""
+    if len(norms) <= SPIKE_WINDOW:
+        return 0
+    return _beginnings(norms[SPIKE_WINDOW:] > GRADIENT_FACTOR * _before(norms)[1])
+
+
+def _before(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) -> the 10 values before each, from the 11th on (n - 10, 10), and their medians (n - 10,)."""
+    before = np.lib.stride_tricks.sliding_window_view(values, SPIKE_WINDOW)[:-1]
+    return before, np.median(before, axis=1)
+
+
+def _beginnings(is_high: np.ndarray) -> int:
+    """How many groups of consecutive true values there are."""
+    return int(np.count_nonzero(is_high & ~np.append(False, is_high[:-1])))

@@ -126,6 +126,10 @@ class Result:
         rows = [row for row in self.metrics if row.get("train_loss") is not None]
         return np.array([row["step"] for row in rows], dtype=np.int64), np.array([row["train_loss"] for row in rows])
 
+    def gradient_norms(self) -> np.ndarray:
+        """(n,) float64: the logged norms of the gradient before clipping."""
+        return np.array([row["grad_norm"] for row in self.metrics if row.get("grad_norm") is not None], dtype=float)
+
     @property
     def val_loss(self) -> float:
         """The last validation loss, in nats per token; NaN if there is none."""
