@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -324,6 +325,58 @@ def test_tuning_chooses_a_learning_rate_for_each_group_and_says_so(text, tmp_pat
         losses = {path: rows(path)[-1]["val_loss"] for name, path in tuned.items() if name.startswith(f"{group},")}
         best = RunConfig.from_toml(min(losses, key=lambda path: losses[path]) / "config.toml").optimizer.learning_rate
         assert RunConfig.from_toml(tmp_path / "s" / f"{group}-seed0" / "config.toml").optimizer.learning_rate == best
+
+
+SUBCLASS = """
+import torch
+from llamita.model import Llama
+
+class Scaled(Llama):
+    def __init__(self, config, seed=0):
+        super().__init__(config, seed)
+        self.scale = torch.nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, ids, targets=None, **options):
+        return super().forward(ids, targets, **options) * self.scale
+"""
+
+
+def test_a_subclass_of_the_model_in_a_file_is_one_more_variant(text, tmp_path, capsys):
+    Path("scaled.py").write_text(SUBCLASS)
+    words = flags(**{**TINY, "max_steps": 4}, data=text, seeds=2, code="scaled.py", output_dir="sweep")
+    assert command("ablate", *words) == 0
+    assert "code-scaled - baseline" in capsys.readouterr().out
+    first = [rows(tmp_path / "sweep" / f"{group}-seed0")[0]["val_loss"] for group in ("baseline", "code-scaled")]
+    assert first[1] == pytest.approx(2 * first[0])
+    Path("scaled.py").write_text(SUBCLASS.replace("2.0", "3.0"))
+    assert "other settings: code " in refusal(capsys, "ablate", *words)
+
+
+@pytest.mark.slow
+def test_another_checkout_computes_its_runs_with_its_own_code(text, tmp_path):
+    package = Path(llamita.__file__).parent
+    shutil.copytree(package, tmp_path / "other" / "llamita", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "other" / "llamita" / "model" / "init.py"
+    file.write_text(file.read_text().replace("std = scale / math.sqrt", "std = 2 * scale / math.sqrt"))
+    words = flags(**{**TINY, "max_steps": 4}, data=text, seeds=1, code="other", output_dir="sweep")
+    assert command("ablate", *words) == 0
+    losses = [rows(tmp_path / "sweep" / f"{group}-seed0")[0]["val_loss"] for group in ("baseline", "code-other")]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "neither a Python file nor a folder with the package llamita"),
+        ("import torch", "must define one subclass of llamita.model.Llama, but defines none"),
+        (SUBCLASS + "\nclass Other(Scaled): pass", "but defines Other, Scaled"),
+        ("def", "cannot be imported (invalid syntax"),
+    ],
+)
+def test_code_without_one_model_is_refused_in_one_line(capsys, text, content, reason):
+    if content is not None:
+        Path("changed.py").write_text(content)
+    assert reason in refusal(capsys, "ablate", *flags(**TINY, data=text, code="changed.py"))
 
 
 @pytest.mark.parametrize(

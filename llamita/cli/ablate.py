@@ -30,6 +30,7 @@ def ablate(
     seeds: int = 5,
     widths: str = "",
     tune: str = "",
+    code: Path | None = None,
     preset: Annotated[str, FILES] = "",
     config: Annotated[Path | None, FILES] = None,
     model: ModelFlags = ModelConfig(),  # noqa: B008  (frozen)
@@ -55,6 +56,8 @@ def ablate(
         Hidden sizes at which everything is repeated, separated by commas.
     tune: str
         learning_rate: choose the best of three for each variant first.
+    code: Path
+        Another checkout of llamita, or a Python file with a subclass of `Llama`: one more variant, of changed code.
     preset: str
         A named configuration as the base; default: ablation, a small model that trains in a minute. --config and flags
         override it.
@@ -65,7 +68,7 @@ def ablate(
     from llamita.experiments.ablate import default_directory
 
     base = replace(RunConfig(model, data, optimizer, training, run), output_dir="", name="")
-    ablation = Ablation(base, _split(variants), _grid(vary), ladder, seeds, _widths(widths), tune)
+    ablation = Ablation(base, _split(variants), _grid(vary), ladder, seeds, _widths(widths), tune, str(code or ""))
     plan = ablation.plan()
     directory = Path(run.output_dir) if run.output_dir else default_directory(plan)
     _announce(ablation, len(plan.runs), directory)
@@ -82,7 +85,8 @@ def _announce(ablation: "Ablation", runs: int, directory: Path) -> None:
     from llamita.experiments.ablation import unchanged_variants
     from llamita.experiments.variants import VARIANTS
 
-    named = ablation.variants or (() if ablation.ladder or ablation.grid else DEFAULT_VARIANTS)
+    bare = not (ablation.ladder or ablation.grid or ablation.code)
+    named = ablation.variants or (DEFAULT_VARIANTS if bare else ())
     unchanged = unchanged_variants(ablation.base, named)
     for name in named:
         if name in unchanged:

@@ -10,6 +10,7 @@ from llamita.errors import UserError
 from llamita.experiments.ablation import (
     Group,
     at_width,
+    code_group,
     crossed,
     grid_groups,
     groups_of,
@@ -19,11 +20,13 @@ from llamita.experiments.ablation import (
 )
 from llamita.experiments.ablation_report import Report
 from llamita.experiments.comparison import compare
+from llamita.experiments.other_code import digest, require_code
 from llamita.experiments.plan import Plan
 from llamita.experiments.result import Result
 from llamita.experiments.runner import Runner
 from llamita.experiments.sweep import Sweep
 from llamita.experiments.tuning import require_tunable, tuned_groups
+from llamita.experiments.variants import BASELINE
 from llamita.experiments.word_kinds import GroupedLoss, grouped_loss_of
 
 DEFAULT_VARIANTS = ("no-norm", "post-norm", "nope")
@@ -41,6 +44,7 @@ class Ablation:
         seeds: runs of each group; the first seed is that of `base`.
         widths: hidden sizes at which everything is repeated; none: that of `base`.
         tune: a setting to tune for each group first: "learning_rate", or none.
+        code: a checkout, or a Python file with a subclass of `Llama`, as one more variant.
     """
 
     base: RunConfig
@@ -50,10 +54,15 @@ class Ablation:
     seeds: int = 5
     widths: Sequence[int] = ()
     tune: str = ""
+    code: str = ""
 
     def groups(self) -> list[Group]:
         """All groups of runs, at all widths. Raises `UserError` for names and values that do not exist."""
         require_tunable(self.tune)
+        if self.code:
+            require_code(self.code)
+            if self.grid:
+                raise UserError("--code compares with this code at the base configuration: leave --vary out")
         if not self.widths:
             return self._groups(self.base)
         at = {width: self._groups(replace(self.base, hidden_size=width)) for width in self.widths}
@@ -61,9 +70,12 @@ class Ablation:
 
     def _groups(self, base: RunConfig) -> list[Group]:
         if self.ladder:
-            if self.variants or self.grid:
-                raise UserError("--ladder decides what is compared: leave --variants and --vary out")
+            if self.variants or self.grid or self.code:
+                raise UserError("--ladder decides what is compared: leave --variants, --vary and --code out")
             return ladder_groups(base, self.ladder)
+        if self.code:
+            variants = variant_groups(base, self.variants) if self.variants else [Group(BASELINE, {})]
+            return [*variants, code_group(self.code)]
         if not self.grid:
             return variant_groups(base, self.variants or DEFAULT_VARIANTS)
         grid = grid_groups(base, self.grid)
@@ -71,14 +83,18 @@ class Ablation:
 
     def plan(self) -> Plan:
         """The plan, before anything is tuned."""
-        return plan_ablation(self.base, self.groups(), self.seeds, {"tune": self.tune})
+        return self._planned(self.groups())
+
+    def _planned(self, groups: Sequence[Group]) -> Plan:
+        code = {"code": digest(self.code)} if self.code else {}
+        return plan_ablation(self.base, groups, self.seeds, {"tune": self.tune, **code})
 
     def run(self, directory: Path, runner: Runner | None = None) -> Report:
         """Tune and compute what remains to be computed -> the report on all runs in `directory`."""
         groups = self.groups()
         if self.tune:
             groups = tuned_groups(self.base, groups, directory)
-        sweep = Sweep.open(directory, plan_ablation(self.base, groups, self.seeds, {"tune": self.tune}))
+        sweep = Sweep.open(directory, self._planned(groups))
         sweep.run(runner)
         return report(sweep)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from llamita.config import RunConfig, replace
@@ -18,13 +19,14 @@ class Group:
     """Runs that differ in their seed only: their name, the settings that differ from the base, and the reference.
 
     `reference` is the group that this one is compared with; empty for one that others are compared with.
-    `width`: the hidden size of a sweep over `--widths`; 0 without.
+    `width`: the hidden size of a sweep over `--widths`; 0 without. `code`: as in `PlannedRun`.
     """
 
     name: str
     settings: Settings
     reference: str = ""
     width: int = 0
+    code: str = ""
 
 
 def variant_groups(base: RunConfig, names: Sequence[str]) -> list[Group]:
@@ -50,6 +52,11 @@ def unchanged_variants(base: RunConfig, names: Sequence[str]) -> list[str]:
 
 def _same(names: Sequence[str]) -> str:
     return f"the base configuration already is {', '.join(names)}" if names else "there is no variant"
+
+
+def code_group(code: str) -> Group:
+    """The base configuration with other code, compared with this code."""
+    return Group(f"code-{Path(code).resolve().stem}", {}, BASELINE, code=str(Path(code).resolve()))
 
 
 def ladder_groups(base: RunConfig, name: str) -> list[Group]:
@@ -85,12 +92,12 @@ def crossed(variants: Sequence[Group], grid: Sequence[Group]) -> list[Group]:
 
 def at_width(groups: Sequence[Group], width: int) -> list[Group]:
     """The same groups at another hidden size."""
-    return [
-        Group(
-            f"{g.name}@{width}", {**g.settings, "hidden_size": width}, g.reference and f"{g.reference}@{width}", width
-        )
-        for g in groups
-    ]
+
+    def named(name: str) -> str:
+        return name and f"{name}@{width}"
+
+    sizes = {"hidden_size": width}
+    return [Group(named(g.name), {**g.settings, **sizes}, named(g.reference), width, g.code) for g in groups]
 
 
 def plan_ablation(base: RunConfig, groups: Sequence[Group], seeds: int, details: Mapping[str, Any]) -> Plan:
@@ -101,7 +108,7 @@ def plan_ablation(base: RunConfig, groups: Sequence[Group], seeds: int, details:
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds is {seeds:,}, but must be from 1 to {MOST_SEEDS:,}")
     first = base.training.seed
-    runs = [PlannedRun.of(g.name, first + seed, g.settings) for seed in range(seeds) for g in groups]
+    runs = [PlannedRun.of(g.name, first + seed, g.settings, g.code) for seed in range(seeds) for g in groups]
     references = {group.name: group.reference for group in groups}
     widths = {group.name: group.width for group in groups if group.width}
     return Plan("ablation", base, tuple(runs), {"references": references, "widths": widths, **details})
@@ -109,9 +116,12 @@ def plan_ablation(base: RunConfig, groups: Sequence[Group], seeds: int, details:
 
 def groups_of(plan: Plan) -> list[Group]:
     """The groups of a plan that `plan_ablation` made."""
-    found = {run.group: dict(run.settings) for run in plan.runs}
+    first = {run.group: run for run in reversed(plan.runs)}
     references, widths = plan.details["references"], plan.details.get("widths", {})
-    return [Group(name, settings, references[name], widths.get(name, 0)) for name, settings in found.items()]
+    return [
+        Group(name, dict(first[name].settings), references[name], widths.get(name, 0), first[name].code)
+        for name in dict.fromkeys(run.group for run in plan.runs)
+    ]
 
 
 def parse_grid(options: Sequence[str]) -> dict[str, list[Any]]:

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from llamita.config import RunConfig, replace
 from llamita.errors import DivergenceError, UserError
+from llamita.experiments.other_code import is_checkout, model_class, train_with_checkout
 from llamita.experiments.result import Outcome
 from llamita.train import Display, train
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to compute: its name within the sweep, and its configuration, with `output_dir`."""
+    """A run to compute: its name within the sweep, its configuration, with `output_dir`, and its code, as in `Plan`."""
 
     name: str
     config: RunConfig
+    code: str = ""
 
     @property
     def path(self) -> Path:
@@ -30,7 +32,7 @@ def compute(job: Job, display: Display | None = None, device: str = "") -> Outco
     """
     config = replace(job.config, device=device) if device else job.config
     try:
-        train(config, display or Display(quiet=True))
+        _train(job.code, config, display or Display(quiet=True))
         outcome = Outcome("finished")
     except DivergenceError as error:
         outcome = Outcome("diverged", str(error))
@@ -41,3 +43,13 @@ def compute(job: Job, display: Display | None = None, device: str = "") -> Outco
         outcome = Outcome("failed", line, traceback.format_exc())
     outcome.write(job.path)
     return outcome
+
+
+def _train(code: str, config: RunConfig, display: Display) -> None:
+    """Train with this code, that of another checkout, or the model of a Python file."""
+    if not code:
+        train(config, display)
+    elif is_checkout(code):
+        train_with_checkout(config, code)
+    else:
+        train(config, display, model_class=model_class(code))

@@ -36,17 +36,19 @@ class PlannedRun:
         group: what it tests; runs of one group differ in their seed only.
         seed: of initial weights, data order and so on, as in `TrainingConfig`.
         settings: flat settings that differ from the base configuration.
+        code: a checkout, or a Python file with a subclass of `Llama`, that computes it; empty: this code.
     """
 
     name: str
     group: str
     seed: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
 
     @classmethod
-    def of(cls, group: str, seed: int, settings: Mapping[str, Any]) -> "PlannedRun":
+    def of(cls, group: str, seed: int, settings: Mapping[str, Any], code: str = "") -> "PlannedRun":
         """The run of this group and seed, named after them."""
-        return cls(f"{directory_name(group)}-seed{seed}", group, seed, settings)
+        return cls(f"{directory_name(group)}-seed{seed}", group, seed, settings, code)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from safetensors import safe_open
 
 from llamita.config import RunConfig
 from llamita.experiments.plan import PlannedRun
@@ -15,6 +16,7 @@ from llamita.files import write_atomically
 from llamita.planning import count_parameters
 from llamita.planning.peak import flops_per_token
 from llamita.train import RunDirectory
+from llamita.train.checkpoint import MODEL_FILE
 
 OUTCOME_FILE = "outcome.json"
 Status = Literal["planned", "finished", "diverged", "failed"]
@@ -90,7 +92,9 @@ class Result:
 
     @cached_property
     def parameters(self) -> int:
-        """Parameters, embedding included."""
+        """Parameters, embedding included; of a run of other code, as its newest checkpoint has them."""
+        if self.run.code and (newest := RunDirectory(self.path).newest_good()):
+            return checkpoint_parameters(newest[0].path)
         return sum(count_parameters(self.model).values())
 
     @property
@@ -141,3 +145,9 @@ class Result:
         """The last logged training loss, in nats per token; NaN if there is none."""
         losses = self.training()[1]
         return float(losses[-1]) if len(losses) else math.nan
+
+
+def checkpoint_parameters(checkpoint: Path) -> int:
+    """The number of parameters in a checkpoint, from the header of its weights."""
+    with safe_open(checkpoint / MODEL_FILE, "np") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118

@@ -84,7 +84,7 @@ def _start(job: Job, device: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "llamita.experiments.worker"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stdin is not None
-    task = {"name": job.name, "config": job.config.tables(), "device": device}
+    task = {"name": job.name, "config": job.config.tables(), "code": job.code, "device": device}
     process.stdin.write(json.dumps(task).encode())
     process.stdin.close()
     return process

@@ -91,7 +91,7 @@ class Sweep:
             try:
                 with file_lock(self.path / LOCK_FILE):
                     self._write()
-                    jobs = [Job(run.name, self.config(run)) for run in runs]
+                    jobs = [Job(run.name, self.config(run), run.code) for run in runs]
                     with SweepTable(f"{self.plan.kind} {self.path}", [job.name for job in jobs]) as table:
                         (runner or choose_runner(self.plan.base)).run(jobs, table)
             except BlockingIOError:

@@ -31,7 +31,8 @@ def tuned_groups(base: RunConfig, groups: Sequence[Group], directory: Path) -> l
     """
     bracket = {group.name: _bracket(base, group) for group in groups}
     seed = base.training.seed + TUNING_SEED
-    runs = [PlannedRun.of(name, seed, settings) for group in groups for name, settings in bracket[group.name].items()]
+    rows = [(group.code, row) for group in groups for row in bracket[group.name].items()]
+    runs = [PlannedRun.of(name, seed, settings, code) for code, (name, settings) in rows]
     results = Sweep.open(directory / FOLDER, Plan("tuning", base, tuple(runs))).run()
     best = {
         group.name: _best(group.name, [r for r in results if r.run.group in bracket[group.name]]) for group in groups

@@ -19,6 +19,7 @@ from llamita.config import RunConfig
 from llamita.corpus.stories import Story, validation_stories
 from llamita.data import IGNORED, Dataset, reopen_dataset
 from llamita.evaluate.loss import scored_batches
+from llamita.experiments.other_code import is_checkout, model_class
 from llamita.experiments.result import Result
 from llamita.files import write_atomically
 from llamita.model import Llama
@@ -117,12 +118,16 @@ def knows_kinds(config: RunConfig, data: Dataset) -> bool:
 
 
 def grouped_loss_of(result: Result) -> GroupedLoss | None:
-    """The grouped loss of a finished run's newest checkpoint, computed once; None where the data have no grammar."""
-    if result.status != "finished" or result.loss_floor is None:
+    """The grouped loss of a finished run's newest checkpoint, computed once.
+
+    None where the data have no grammar, and for the model of another checkout.
+    """
+    code = result.run.code
+    if result.status != "finished" or result.loss_floor is None or (code and is_checkout(code)):
         return None
     file = result.path / KINDS_FILE
     if not file.exists():
-        model, _, config = load_run(result.path / "latest")
+        model, _, config = load_run(result.path / "latest", model_class(code) if code else Llama)
         data = reopen_dataset(config, result.facts)
         if not knows_kinds(config, data):
             return None

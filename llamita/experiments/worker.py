@@ -9,9 +9,9 @@ from llamita.experiments.job import Job, compute
 
 
 def main() -> None:
-    """Read {"name": …, "config": tables, "device": …}, and compute that run."""
+    """Read {"name": …, "config": tables, "code": …, "device": …}, and compute that run."""
     task = json.load(sys.stdin)
-    compute(Job(task["name"], RunConfig.from_tables(task["config"])), device=task["device"])
+    compute(Job(task["name"], RunConfig.from_tables(task["config"]), task["code"]), device=task["device"])
 
 
 if __name__ == "__main__":

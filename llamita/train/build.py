@@ -84,9 +84,10 @@ def build_run(
     directory: RunDirectory,
     display: Display,
     choices: StepChoices,
+    model_class: type[Llama] = Llama,
 ) -> Run:
     """The run at step 0: initial weights, an optimizer without state, no checkpoint loaded."""
-    model = hardware.apply(Llama(config.model, seed=config.training.seed))
+    model = hardware.apply(model_class(config.model, seed=config.training.seed))
     optimizer = build_optimizer(config.optimizer, model)
     step_model = _compiled(model, choices) if choices.compile != "off" else model
     parts = model, optimizer, hardware.scaling(), step_model

@@ -13,6 +13,7 @@ import torch
 
 from llamita.config import RunConfig
 from llamita.errors import UserError
+from llamita.model import Llama
 from llamita.optim import clip_grad_norm_, make_schedule, set_learning_rate
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
@@ -40,25 +41,36 @@ from llamita.train.steps import (
 )
 
 
-def train(config: RunConfig, display: Display | None = None, *, repeated: str | Path | None = None) -> Path:
+def train(
+    config: RunConfig,
+    display: Display | None = None,
+    *,
+    repeated: str | Path | None = None,
+    model_class: type[Llama] = Llama,
+) -> Path:
     """Train the run that `config` describes, from its beginning or from where it stopped -> its directory.
 
     Killed at any moment and called again, it ends with the same weights and logged losses, bit for bit (same machine,
     threads and versions). Raises `UserError` for the user's mistakes, and, after Ctrl-C, SIGTERM or SIGHUP,
     `KeyboardInterrupt` or `SystemExit` once the step is finished and saved. With a `world_size` above 1, other
     processes train, and this one waits for them. `repeated`: the config.toml of a run; what `auto` chose there is
-    chosen again, where model shape and processor are the same.
+    chosen again, where model shape and processor are the same. `model_class`: a subclass of `Llama` to train instead.
     """
     started = time.monotonic()
     with closing(display or Display()) as display:  # also after an error or Ctrl-C: a progress bar hides the cursor
         launched = started_processes()
         if launched is None and config.run.world_size > 1:
+            if model_class is not Llama:
+                raise UserError("a model_class is not passed to other processes: start them with torchrun")
             return _train_in_processes(config, display, repeated)
         if config.run.world_size not in (0, launched or 1):
             raise UserError(
                 f"--world_size is {config.run.world_size}, but {launched} processes were started: leave it out"
             )
-        with processes_from_environment() as processes, open_run(config, processes, display, repeated) as run:
+        with (
+            processes_from_environment() as processes,
+            open_run(config, processes, display, repeated, model_class) as run,
+        ):
             first = run.state.step
             if first < run.config.training.max_steps:
                 announce(run)

@@ -9,6 +9,7 @@ import torch
 from llamita.code_digest import running_code
 from llamita.config import RunConfig
 from llamita.errors import UserError
+from llamita.model import Llama
 from llamita.parallel import Processes
 from llamita.planning.choices import StepChoices, choose_steps
 from llamita.planning.machine_memory import require_memory_for_weights
@@ -27,7 +28,11 @@ from llamita.train.resume import resume
 
 @contextmanager
 def open_run(
-    config: RunConfig, processes: Processes, display: Display, repeated: str | Path | None = None
+    config: RunConfig,
+    processes: Processes,
+    display: Display,
+    repeated: str | Path | None = None,
+    model_class: type[Llama] = Llama,
 ) -> Iterator[Run]:
     """The run that `config` describes, from its beginning or from its newest good checkpoint; locked while it is open.
 
@@ -54,7 +59,7 @@ def open_run(
         if processes.is_main:
             code = recorded_code(before) if before else code_facts(running_code())
             write_identity(config, data, directory, {**chosen, **code})
-        run = build_run(config, processes, hardware, data, directory, display, choices)
+        run = build_run(config, processes, hardware, data, directory, display, choices, model_class)
         run.epochs_requested = epochs_requested
         resume(run)
         if processes.is_main and before and run.state.step < config.training.max_steps:
