@@ -40,6 +40,8 @@ EXEMPT = {
     "train/clocks.py": "times",
     "train/display.py": "prints",
     "train/hints.py": "prints",
+    "train/trackers.py": "copies metrics",
+    "train/tracking.py": "copies metrics",
 }
 """Files, and folders ending in "/", whose code affects neither weights nor logged losses, and why."""
 SUFFIXES = ".py", ".txt"  # code, and the tables it reads

@@ -49,7 +49,7 @@ def mistake(make, *arguments, **named) -> str:
 def other_value(name: str, value: object) -> object:
     """A valid value of the field that differs from `value`, the default."""
     special = {"num_kv_heads": 2, "head_dim": 64, "head_init": "copy", "windows": "stream", "pattern": "llama3",
-               "precision": "fp32", "kernels": "plain", "compile": "on",
+               "precision": "fp32", "kernels": "plain", "compile": "on", "track": "wandb",
                "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
                "encoding": "latin-1", "errors": "skip",
                "eval_sequences": 9, "eval_every": 9, "save_every": 9, "sample_every": "epoch",

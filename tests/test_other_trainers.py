@@ -141,8 +141,8 @@ def test_a_switch_that_is_neither_on_nor_off_is_refused(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--wandb_log"], "unknown flag --wandb_log: metrics.jsonl of the run here"),
-        (["train", "--wandb-project", "x"], "unknown flag --wandb-project: metrics.jsonl"),
+        (["train", "--wandb_log"], "unknown flag --wandb_log: --track here"),
+        (["train", "--wandb-project", "x"], "unknown flag --wandb-project: --track"),
         (["train", "--max_tokens", "5"], "unknown flag --max_tokens: --max_steps here"),
         (["train", "--eval_iters=20"], "unknown flag --eval_iters: --eval_sequences here"),
         (

@@ -70,6 +70,8 @@ class ExecutionConfig:
     """Steps between samples, or `epoch`; 0: none. auto: a tenth of the run."""
     sample_count: int = 16
     """Samples per sampling; one is printed, all go to samples.jsonl (and the grammar judges built-in stories)."""
+    track: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Mirror metrics.jsonl into this tracker, which has to be installed: pip install "llamita[wandb]" and so on."""
 
     def __post_init__(self) -> None:
         require_positive(self, "sample_count", *_numbers(self, "log_every", "eval_every", "save_every"))

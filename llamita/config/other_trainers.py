@@ -63,8 +63,8 @@ NANOGPT = Trainer(
         Row("dataset", "`--data`", "a corpus by name, or the text itself; no `prepare.py` is needed"),
         Row(
             "wandb_log, wandb_project, wandb_run_name, use_wandb, report_to",
-            "`metrics.jsonl` of the run",
-            "nothing is sent anywhere; `llamita eval --plot` draws it",
+            "`--track`",
+            "`--track wandb`, tensorboard or trackio; else nothing is sent anywhere: `metrics.jsonl` has it all",
         ),
     ),
     (

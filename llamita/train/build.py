@@ -1,7 +1,7 @@
 """A run in memory: model, optimizer and loss scaling, built from a resolved configuration."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import nn
@@ -18,6 +18,7 @@ from llamita.runtime.compiling import Compiled
 from llamita.runtime.hardware import Hardware
 from llamita.train.display import Display
 from llamita.train.run_directory import RunDirectory
+from llamita.train.tracking import Tracking
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Run:
     state: State
     peak: float = math.nan
     """Measured peak FLOP/s of one process, the denominator of `utilization`."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """Mirrors the metrics, if `track` asks for it."""
     epochs_requested: bool = False
     """Whether the user chose the number of epochs."""
 

@@ -39,6 +39,7 @@ from llamita.train.steps import (
     sample,
     save,
 )
+from llamita.train.trackers import require_tracker
 
 
 def train(
@@ -57,6 +58,7 @@ def train(
     chosen again, where model shape and processor are the same. `model_class`: a subclass of `Llama` to train instead.
     """
     started = time.monotonic()
+    require_tracker(config.run.track)
     with closing(display or Display()) as display:  # also after an error or Ctrl-C: a progress bar hides the cursor
         launched = started_processes()
         if launched is None and config.run.world_size > 1:

@@ -1,7 +1,7 @@
 """Opening a run, step by step: data, configuration, identity, hardware, model, and the newest checkpoint."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -64,7 +64,10 @@ def open_run(
         resume(run)
         if processes.is_main and before and run.state.step < config.training.max_steps:
             record_code_change(directory, before, running_code(), run.state.step)
-        yield run
+        with closing(run.tracking):
+            if processes.is_main:
+                run.tracking.start(config.run.track, directory, config.tables(), display.say)
+            yield run
 
 
 def _chosen(hardware: Hardware, choices: StepChoices, processes: Processes) -> Facts:

@@ -131,7 +131,9 @@ def _log(run: Run, values: dict[str, float | None]) -> None:
     """Every line has every field; null where the field was not measured."""
     if run.processes.is_main:
         row = {"step": run.state.step, **dict.fromkeys(MEASURED), **values}
-        run.directory.metrics.append({**row, "tokens": run.state.tokens, "timestamp": timestamp()})
+        row = {**row, "tokens": run.state.tokens, "timestamp": timestamp()}
+        run.directory.metrics.append(row)
+        run.tracking.log(row)
 
 
 def mark_best(run: Run, val_loss: float) -> None:
