@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import COMMIT, Dataset, Hub, corrupt, cut_after, ignore_range, refuse, serve, truncate
@@ -168,11 +169,12 @@ def test_a_server_that_fails_for_good_is_given_up(hub):
     assert len(hub.waits) == 4
 
 
-def test_retry_after_is_waited_for(hub):
+def test_retry_after_is_waited_for(hub, capsys):
     hub.failures.append(refuse(429, Retry_After="17"))
     hub.refusals.append((429, {"Retry_After": "20"}))
     assert documents() == STORIES
     assert hub.waits == [20, 17]
+    assert "data/train.txt: the server is busy; trying again in 17 seconds\n" in capsys.readouterr().err
 
 
 def test_a_long_retry_after_is_passed_on_to_the_user(hub):
@@ -195,6 +197,19 @@ def test_an_interrupted_download_is_continued_by_the_next_command(hub, cache):
     assert documents() == STORIES
     assert hub.sent == len(TEXT)
     assert cached(cache).read_bytes() == TEXT
+
+
+def test_ctrl_c_keeps_what_has_arrived(hub):
+    def interrupt(_label: str, done: int, _total: int) -> None:
+        if done > 1_000_000:
+            raise KeyboardInterrupt
+
+    source = open_source(DataConfig(data=(f"hf:{DATASET}",)), seed=0, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(source.training.pieces())
+    before, hub.sent = hub.sent, 0
+    assert documents() == STORIES
+    assert hub.sent < len(TEXT) - 1_000_000 < before
 
 
 def test_what_a_killed_process_left_unfinished_is_fetched_again(hub, cache):
@@ -253,7 +268,7 @@ def test_without_a_network_the_message_names_what_works(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     message = refused("cannot be fetched")
     assert "without a network, train on --data stories or on local files" in message
-    assert len(hub.waits) == 4
+    assert hub.waits == [1]
 
 
 def test_offline_mode_is_respected(hub, monkeypatch):
@@ -270,6 +285,19 @@ def test_a_name_without_owner_or_dataset_is_refused(name):
 def test_a_cache_that_cannot_be_made_is_one_line(hub, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     refused("cannot be made", cache_dir=str(tmp_path / "file"))
+
+
+def test_an_answer_that_is_no_hubs_is_one_line(hub):
+    hub.refusals.append((200, {}))
+    refused("hf:owner/tales: the answer is not that of a hub")
+    refused("hf:owner/tales.git: the answer is not that of a hub", "hf:owner/tales.git")
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_anything_is_fetched(hub, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    refused(r"4.4 MB to fetch, but .* has only 1.0 MB free; choose another cache, LLAMITA_CACHE, or fetch less")
+    assert hub.sent == 0
+    assert documents(max_documents=3) == STORIES[:3]
 
 
 # Ranges

@@ -211,6 +211,10 @@ def test_a_revision_without_a_corpus_is_refused(text):
     refused("--data_revision is for corpora that are fetched by name", str(text), data_revision="main")
 
 
+def test_a_corpus_without_revisions_takes_none():
+    refused("--data_revision: shakespeare has only one", "shakespeare", data_revision="main")
+
+
 def test_another_revision_or_limit_is_another_text(hub):
     prints = [
         opened(name, **options).training.fingerprint()

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from llamita.corpus.catalog import CATALOG, HOLDOUT_EVERY, NamedCorpus
 from llamita.corpus.documents import Pieces, first_documents, join_documents
 from llamita.corpus.hub import HubDataset
 from llamita.corpus.parquet import parquet_texts
-from llamita.corpus.remote import BLOCK, RemoteFile
+from llamita.corpus.remote import BLOCK, RemoteFile, make_folder
 from llamita.corpus.source import Progress, Source
 from llamita.corpus.text import TextFiles
 from llamita.errors import UserError
@@ -108,7 +109,10 @@ class FetchedText:
 
     def _fetch_all(self) -> None:
         total = sum(file.size for file in self.files)
-        done = total - sum(file.bytes_missing() for file in self.files)
+        missing = sum(file.bytes_missing() for file in self.files)
+        done = total - missing
+        if missing:
+            self._require_space(missing)
 
         def arrived(size: int) -> None:
             nonlocal done
@@ -119,6 +123,14 @@ class FetchedText:
         for file in self.files:
             file.fetch_all(arrived)
 
+    def _require_space(self, missing: int) -> None:
+        make_folder(folder := self.files[0].path.parent)
+        if missing > (free := shutil.disk_usage(folder).free):
+            raise UserError(
+                f"{self._name}: {_readable(missing)} to fetch, but {folder} has only {_readable(free)} free; choose "
+                "another cache, LLAMITA_CACHE, or fetch less, such as --max_documents 100k"
+            )
+
 
 def open_fetched(name: str, options: DataConfig, progress: Progress | None) -> Source:
     """The source of a corpus of the catalog, or of `hf:OWNER/NAME[/FILES]`. Nothing is fetched yet.
@@ -128,6 +140,8 @@ def open_fetched(name: str, options: DataConfig, progress: Progress | None) -> S
     corpus = _hub_corpus(name) if name.startswith(HUB_PREFIX) else CATALOG[name]
     if options.text_field == DataConfig.text_field:
         options = replace(options, text_field=corpus.text_field)
+    if corpus.file and options.data_revision:
+        raise UserError(f"--data_revision: {name} has only one; leave it out")
     return _Opening(name, corpus, options, progress).source()
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from llamita.corpus.files import JSON_LINES, PARQUET
 from llamita.corpus.remote import RemoteFile, make_folder
-from llamita.corpus.web import Retries, transient_errors
+from llamita.corpus.web import WITHOUT_NETWORK, Retries, one_line, transient_errors
 from llamita.errors import UserError
 from llamita.files import write_atomically
 
@@ -129,6 +129,11 @@ class HubDataset:
                 )
             except transient_errors() as error:
                 retries.wait(error)
+            except (ValueError, KeyError, TypeError) as error:  # a page of a captive portal, a name that cannot be
+                raise UserError(
+                    f"hf:{self.repository}: the answer is not that of a hub ({one_line(error):.200}); check name and "
+                    f"network; {WITHOUT_NETWORK}"
+                ) from error
 
 
 def endpoint() -> str:

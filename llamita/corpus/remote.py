@@ -142,7 +142,7 @@ class RemoteFile(SourceFile):
             match = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             first, total = match.groups() if match else ("", "")
         else:  # a server that ignores ranges sends everything
-            first, total = "0", response.headers.get("Content-Length", f"{self.size}")
+            first, total = "0", response.headers.get("Content-Length", "")
         if not first.isdecimal() or total != f"{self.size}":
             raise UserError(
                 f"{self.label}: {total or 'unknown'} bytes on the server, but {self.size:,} were published: truncated "

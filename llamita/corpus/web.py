@@ -1,5 +1,6 @@
 """Requests to the hub: retried while that may help, and otherwise explained in one line."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,11 @@ if TYPE_CHECKING:  # 0.3 s to import, which most commands do not need
 
 ATTEMPTS = 5
 """Failures in a row, without a byte in between, after which a download is given up."""
+ATTEMPTS_TO_CONNECT = 2
+"""The same where no server has answered yet: then there is probably no network."""
 FIRST_WAIT = 1.0  # seconds; doubled after each failure
+SILENT_WAIT = 5.0
+"""Seconds of waiting that need no explanation."""
 LONGEST_WAIT = 120.0
 """Seconds that a server may ask to wait (Retry-After); for longer waits, the user is asked to come back."""
 TIMEOUT = 30.0  # seconds without a byte
@@ -30,24 +35,26 @@ class Retries:
     """Decides after a failed request for `what`: wait and return, or raise `UserError`."""
 
     def __init__(self, what: str):
-        self._what, self._failures = what, 0
+        self._what, self._failures, self._answered = what, 0, False
 
     def succeeded(self) -> None:
         """Something arrived: failures are counted from zero again."""
-        self._failures = 0
+        self._failures, self._answered = 0, True
 
     def wait(self, error: Exception) -> None:
         """Wait as long as the server asks, or longer after each failure; raise `UserError` where that is no use."""
         self._failures += 1
         seconds = FIRST_WAIT * 2 ** (self._failures - 1)
         if (response := getattr(error, "response", None)) is not None:
-            asked = retry_after(response)
-            if response.status_code not in RETRIED or max(asked, 0) > LONGEST_WAIT:
+            self._answered = True
+            if response.status_code not in RETRIED or retry_after(response) > LONGEST_WAIT:
                 explain(error, self._what)
-            seconds = max(asked, seconds)
-        if self._failures >= ATTEMPTS or _is_offline(error):
+            seconds = max(retry_after(response), seconds)
+        if self._failures >= (ATTEMPTS if self._answered else ATTEMPTS_TO_CONNECT) or _is_offline(error):
             explain(error, self._what)
-        sleep(min(seconds, LONGEST_WAIT))
+        if seconds > SILENT_WAIT:
+            print(f"{self._what}: the server is busy; trying again in {seconds:.0f} seconds", file=sys.stderr)
+        sleep(seconds)
 
 
 def transient_errors() -> tuple[type[Exception], ...]:
@@ -107,7 +114,7 @@ def _reason(error: Exception) -> str:
         return f"the connection ended early, {ATTEMPTS} times; the same command continues from here"
     if (response := getattr(error, "response", None)) is not None:
         return _reason_of_status(response)
-    return f"cannot be fetched ({_one_line(error)}); the same command tries again; {WITHOUT_NETWORK}"
+    return f"cannot be fetched ({one_line(error)}); the same command tries again; {WITHOUT_NETWORK}"
 
 
 def _reason_of_status(response: "Response") -> str:
@@ -123,5 +130,6 @@ def _reason_of_status(response: "Response") -> str:
     return f"the server answers {status}; try again later, the same command continues from here"
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an error in one line; its class where it has none."""
     return " ".join(f"{error}".split()) or type(error).__name__
