@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ import llamita.train
 from llamita.config import replace
 from llamita.errors import DivergenceError, UserError
 from llamita.experiments import Plan, PlannedRun, Sweep
+from llamita.experiments.clusters import runner_named, watch
+from llamita.experiments.job import Job
+from llamita.experiments.result import Outcome
 from llamita.experiments.runner import Processes
+from llamita.experiments.table import SweepTable
 from llamita.file_lock import file_lock
 from llamita.model import Llama
 
@@ -190,3 +195,43 @@ def test_one_process_per_device_computes_the_same_numbers(tmp_path, text):
     assert [result.status for result in two] == ["finished", "finished"]
     for here, there in zip(one, two, strict=True):
         assert last_checkpoint(here.path) == last_checkpoint(there.path)
+
+
+@pytest.mark.slow
+def test_slurm_jobs_compute_the_same_numbers(tmp_path, text):
+    """Submitted by submitit, to its local executor."""
+    pytest.importorskip("submitit", reason="submitit is an extra")
+    from llamita.experiments.clusters import Slurm
+
+    one = Sweep.open(tmp_path / "one", plan(text)).run()
+    two = Sweep.open(tmp_path / "two", plan(text)).run(Slurm(tmp_path / "jobs", cluster="local"))
+    assert [result.status for result in two] == ["finished", "finished"]
+    assert [last_checkpoint(result.path) for result in one] == [last_checkpoint(result.path) for result in two]
+
+
+@pytest.mark.slow
+def test_ray_tasks_compute_the_same_numbers(tmp_path, text):
+    """On a Ray of this machine."""
+    pytest.importorskip("ray", reason="Ray is an extra")
+    from llamita.experiments.clusters import Ray
+
+    one = Sweep.open(tmp_path / "one", plan(text)).run()
+    two = Sweep.open(tmp_path / "two", plan(text)).run(Ray())
+    assert [result.status for result in two] == ["finished", "finished"]
+    assert [last_checkpoint(result.path) for result in one] == [last_checkpoint(result.path) for result in two]
+
+
+def test_a_job_that_ends_without_a_result_has_failed(tmp_path, text):
+    jobs = [Job(run.name, Sweep.open(tmp_path / "s", plan(text)).config(run)) for run in plan(text).runs]
+    Outcome("finished").write(jobs[0].path)
+    with SweepTable("jobs", [job.name for job in jobs]) as table:
+        watch(jobs, lambda job: True, table)
+    assert [Outcome.read(job.path).status for job in jobs] == ["finished", "failed"]
+
+
+def test_an_unknown_runner_and_one_that_is_not_installed_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--runner is 'slrum', but must be one of local, slurm, ray"):
+        runner_named("slrum", tmp_path)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r'--runner slurm needs submitit: pip install "llamita\[slurm\]"'):
+        runner_named("slurm", tmp_path)

@@ -31,6 +31,7 @@ def ablate(
     widths: str = "",
     tune: str = "",
     code: Path | None = None,
+    runner: str = "local",
     preset: Annotated[str, FILES] = "",
     config: Annotated[Path | None, FILES] = None,
     model: ModelFlags = ModelConfig(),  # noqa: B008  (frozen)
@@ -58,6 +59,9 @@ def ablate(
         learning_rate: choose the best of three for each variant first.
     code: Path
         Another checkout of llamita, or a Python file with a subclass of `Llama`: one more variant, of changed code.
+    runner: str
+        local: this machine, one run per GPU or, on a CPU, one after another; slurm: a Slurm job for each run; ray: a
+        Ray task for each run.
     preset: str
         A named configuration as the base; default: ablation, a small model that trains in a minute. --config and flags
         override it.
@@ -66,13 +70,15 @@ def ablate(
     """
     from llamita.experiments import Ablation
     from llamita.experiments.ablate import default_directory
+    from llamita.experiments.clusters import runner_named
 
     base = replace(RunConfig(model, data, optimizer, training, run), output_dir="", name="")
     ablation = Ablation(base, _split(variants), _grid(vary), ladder, seeds, _widths(widths), tune, str(code or ""))
     plan = ablation.plan()
     directory = Path(run.output_dir) if run.output_dir else default_directory(plan)
+    runs_on = runner_named(runner, directory.with_name(f"{directory.name}-jobs"))
     _announce(ablation, len(plan.runs), directory)
-    report = ablation.run(directory)
+    report = ablation.run(directory, runs_on)
     for result in report.results:
         if result.status == "failed":
             print(f"note: {result.run.name} failed: {result.outcome.error}", file=sys.stderr)
