@@ -44,6 +44,11 @@ PRESETS = """Examples:
   llamita presets
   llamita train --preset tinystories-15m --data my.txt"""
 
+SCALING = """Examples:
+  llamita scaling
+  llamita scaling --data my.txt --widths 64,96,128 --budgets 1e12,2e12,4e12 --repeat 2,4,8
+  llamita scaling --predict 1e18"""
+
 TOKENIZER = """Examples:
   llamita tokenizer train --data my.txt --vocab_size 10k --output_dir my_tokenizer
   llamita tokenizer encode "Once upon a time" --tokenizer my_tokenizer

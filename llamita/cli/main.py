@@ -60,6 +60,11 @@ app.command(
     help="Compare variants of a model over several seeds, in pairs. The same command resumes.",
     help_epilogue=examples.ABLATE,
 )
+app.command(
+    "llamita.cli.scaling:scaling",
+    help="Fit a scaling law to a ladder of runs, predict a larger one, train that one, compare.",
+    help_epilogue=examples.SCALING,
+)
 app.command("llamita.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer; encode and decode with it.")
 
 
