@@ -20,7 +20,8 @@ import pytest
 from llamita.config import RunConfig, replace
 from llamita.corpus import DocumentList, Source, TextFiles, join_documents, opening
 from llamita.data import TokenFile, prepare, prepare_data
-from llamita.data.prepare import training_part
+from llamita.data.learning import training_part
+from llamita.data.splitting import Counter
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, train_bpe
 
@@ -143,8 +144,12 @@ def test_the_training_part_is_the_text_of_the_training_file(tmp_path, count, rea
     text.write_text(f"{END_OF_TEXT}\n".join(DOCUMENTS[:count]), newline="")
     corpus = TextFiles(text, read_size=read_size)
     prepared = prepare(corpus, Utf8(), tmp_path / "cache")
-    assert naive_ids(list(join_documents(training_part(corpus))), [256]) == prepared.train.ids.tolist()
-    assert list(training_part(corpus, DocumentList(["other"], "x"))) == list(corpus.pieces())
+    counter = Counter()
+    everything = list(counter.count(corpus.pieces()))
+    extent = counter.extent(corpus)
+    pieces = training_part(corpus.pieces(), corpus, extent, is_all_for_training=False)
+    assert naive_ids(list(join_documents(pieces)), [256]) == prepared.train.ids.tolist()
+    assert list(training_part(corpus.pieces(), corpus, extent, is_all_for_training=True)) == everything
 
 
 @pytest.mark.parametrize("end", [f"\n{END_OF_TEXT}\n", ""], ids=["documents", "a single document"])
@@ -179,7 +184,7 @@ def test_a_validation_corpus_is_used_completely(tmp_path):
 
 def test_progress_counts_all_characters(tmp_path):
     seen: list[tuple[int, int]] = []
-    prepare(DocumentList(DOCUMENTS, "x"), Utf8(), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    prepare(DocumentList(DOCUMENTS, "x"), Utf8(), tmp_path, progress=lambda _, *counts: seen.append(counts))
     total = len("".join(DOCUMENTS))
     assert seen == sorted(seen)
     assert seen[-1] == (total, total)
@@ -242,7 +247,7 @@ from test_data_prepare import DOCUMENTS, Utf8
 from llamita.corpus import DocumentList
 from llamita.data import prepare
 
-def wait(done, total):
+def wait(what, done, total):
     if done > total / 2:
         print("half", flush=True)
         time.sleep(60)
@@ -289,7 +294,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_fills_up_at_the_end_is_one_line_and_leaves_no_files(tmp_path, monkeypatch):
@@ -343,7 +348,7 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path):
     text.write_text(f"{END_OF_TEXT}\n".join(DOCUMENTS))
     with pytest.raises(UserError, match="changed while"):
         prepare(TextFiles(text), Utf8(), tmp_path / "cache", progress=lambda *_: text.write_text("other"))
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [text]
 
 
 @pytest.fixture

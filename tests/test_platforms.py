@@ -227,7 +227,7 @@ def test_texts_to_train_on_are_read_with_the_newlines_they_have():
 def test_files_take_the_place_of_others_by_replace_alone():
     """What is renamed is a folder; the rules of Windows, above, see to it that none is at its place."""
     assert [place for place, call in calls("rename", "renames") if is_os(call)] == []
-    folders = {"llamita/data/prepare.py", "llamita/train/checkpoint.py", "llamita/train/run_directory.py"}
+    folders = {"llamita/data/publishing.py", "llamita/train/checkpoint.py", "llamita/train/run_directory.py"}
     assert {place.partition(":")[0] for place, _ in calls("rename")} <= folders
 
 

@@ -1,5 +1,6 @@
 """`llamita prepare` makes a folder that `llamita train` takes as it is; sources, validation files and limits."""
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -11,8 +12,9 @@ from runs import TINY, cache, command, flags, refusal, rows, text, train_words, 
 from llamita.config import RunConfig, replace
 from llamita.corpus import DocumentList, TextFiles
 from llamita.data import TokenFile, open_dataset, prepare, prepare_data
+from llamita.data.learning import training_part
 from llamita.data.manifest import Manifest
-from llamita.data.prepare import training_part
+from llamita.data.splitting import Extent
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, load_tokenizer
 from llamita.train import RunDirectory
@@ -282,9 +284,10 @@ def test_too_few_tokens_to_split_are_refused(text, capsys):
 
 def test_merges_are_learned_from_an_even_sample_of_much_text(tmp_path):
     corpus = DocumentList([f"{number:04}" * 5 for number in range(1000)], "numbers")  # 20 characters each
-    everything = list(training_part(corpus))
-    assert list(training_part(corpus, max_characters=10**6)) == everything
-    sample = [piece for piece in training_part(corpus, max_characters=2000) if piece is not None]
+    part = functools.partial(training_part, corpus=corpus, extent=Extent(1000, 20_000), is_all_for_training=False)
+    everything = list(part(corpus.pieces()))
+    assert list(part(corpus.pieces(), max_characters=10**6)) == everything
+    sample = [piece for piece in part(corpus.pieces(), max_characters=2000) if piece is not None]
     assert len(sample) == 90  # a tenth of the 900 for training
     assert [int(piece[:4]) // 100 for piece in sample] == sorted(list(range(9)) * 10)
 

@@ -49,6 +49,11 @@ class DocumentList:
         """The documents in order, each followed by None; blank ones are left out."""
         return whole_documents(self._documents)
 
+    @property
+    def most_characters(self) -> int:
+        """How many characters there are, blank documents included."""
+        return sum(map(len, self._documents))
+
     def documents(self) -> Iterator[str]:
         """The documents in order, each as one string."""
         return join_documents(self.pieces())

@@ -6,12 +6,13 @@ import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import has_magic
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from llamita.corpus.digests import FileDigest, shown, unreadable
 from llamita.corpus.scanning import Skipped, expand_pattern, scan_folder
 from llamita.errors import UserError
 
@@ -34,11 +35,15 @@ _NOT_TEXT = {
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read, and whether the user named it, rather than a folder that it is in or a pattern."""
+    """A file to read, and whether the user named it, rather than a folder that it is in or a pattern.
+
+    digest: computed while the file is read; None: no digest is needed.
+    """
 
     path: Path
     named: bool
     size: int = 0
+    digest: FileDigest | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def compressed(self) -> bool:
@@ -67,7 +72,7 @@ class SourceFile:
 
     def open_bytes(self) -> BinaryIO:
         """Open its bytes as they are, or a UserError that says why not."""
-        return open_file(self.path)
+        return open_file(self.path, self.digest)
 
     @property
     def shown(self) -> str:
@@ -113,11 +118,6 @@ def short_name(name: str) -> str:
     return Path(parts[-1].removesuffix(".gz")).stem if parts else "text"
 
 
-def shown(path: Path) -> str:
-    r"""A path to print or write down: bytes of it that are not UTF-8 as \xe9."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 @contextmanager
 def open_unpacked(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked. Raises UserError where they can't be read, also while they are read."""
@@ -127,19 +127,15 @@ def open_unpacked(file: SourceFile) -> Iterator[BinaryIO]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{file.shown}: broken gzip file ({error}); fetch or compress it again") from error
     except OSError as error:
-        raise _unreadable(file.path, error) from error
+        raise unreadable(file.path, error) from error
 
 
-def open_file(path: Path) -> BufferedReader:
+def open_file(path: Path, digest: FileDigest | None = None) -> BufferedReader:
     """Open for reading, or a UserError that says why not."""
     try:
-        return path.open("rb")
+        return path.open("rb") if digest is None else digest.open_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{shown(path)}: cannot be read ({error.strerror}); check the path and its permissions")
+        raise unreadable(path, error) from error
 
 
 Found = tuple[SourceFile, tuple[int, int]]
@@ -168,7 +164,7 @@ def _files_of_pattern(pattern: Path, skipped: Skipped) -> Iterator[Found]:
     try:
         matches = expand_pattern(pattern, skipped)
     except OSError as error:
-        raise _unreadable(pattern, error) from error
+        raise unreadable(pattern, error) from error
     paths = [file for path in matches for file in (_texts_in(path, skipped) if os.path.isdir(path) else [path])]
     if not paths:
         others = f"; skipped: {skipped}" if skipped else ""
@@ -185,7 +181,7 @@ def _texts_in(folder: Path, skipped: Skipped) -> list[Path]:
     try:
         return scan_folder(folder, skipped, lambda name: _is_text(name, skipped))
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
 
 
 def _is_text(name: str, skipped: Skipped) -> bool:
@@ -217,7 +213,7 @@ def _checked(path: Path, named: bool) -> Found:
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"{shown(path)}: no such file; check the path") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(
             f"{shown(path)}: not a regular file; llamita reads a file more than once, so save the text to one"

@@ -51,6 +51,11 @@ class StoryCorpus:
         """The stories in order."""
         return iter(self.texts)
 
+    @property
+    def most_characters(self) -> int:
+        """How many characters there are."""
+        return sum(map(len, self.texts))
+
     @cached_property
     def texts(self) -> list[str]:
         """The stories in order, all of them."""

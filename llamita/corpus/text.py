@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Literal
 
+from llamita.corpus.digests import FileDigest
 from llamita.corpus.documents import (
     PIECE_SIZE,
     Pieces,
@@ -21,9 +22,10 @@ from llamita.corpus.documents import (
     whole_documents,
     without_blank,
 )
-from llamita.corpus.files import SourceFile, find_files, open_file
+from llamita.corpus.files import SourceFile, find_files
 from llamita.corpus.parquet import parquet_texts
 from llamita.corpus.reading import Encoding, Errors, NotTextError, cut_at_newlines, decoded, json_lines, json_texts
+from llamita.corpus.readings import FileReading
 from llamita.corpus.scanning import Skipped
 from llamita.errors import UserError
 from llamita.tokenizer import END_OF_TEXT
@@ -76,14 +78,27 @@ class TextFiles:
         self._skipped: dict[SourceFile, bool] = {}  # whether it is not text, for errors="skip"
         self._quotes_marker = False
 
+    @property
+    def size(self) -> int:
+        """The bytes of the files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def most_characters(self) -> int | None:
+        """As many as there are bytes; None where some are compressed."""
+        return None if any(file.compressed or file.holds_parquet for file in self.files) else self.size
+
     def pieces(self) -> Pieces:
         """The documents as pieces, each document followed by None; see `Corpus.pieces`.
 
         Raises:
             UserError: a file is not what its name says, or was named and has nothing in it but whitespace and markers.
         """
-        pieces = chain.from_iterable(map(self._pieces_of, self.files))
-        return first_documents(pieces, self._max_documents) if self._max_documents else pieces
+        return self._pieces(self.files)
+
+    def read(self) -> FileReading:
+        """Begin a reading, which has the fingerprint in the end without reading the files again."""
+        return FileReading(self.files, self._pieces, self._fingerprint)
 
     def documents(self) -> Iterator[str]:
         """The documents in order, each as one string (and so in memory as a whole)."""
@@ -91,13 +106,7 @@ class TextFiles:
 
     def fingerprint(self) -> str:
         """sha256 in hex over the sha256 of each file's bytes and how they are read: names and places don't count."""
-        digest = hashlib.sha256()
-        for file in self.files:
-            with open_file(file.path) as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-            digest.update(self._reading(file).encode())
-        digest.update(f"{self._max_documents} documents".encode() if self._max_documents else b"")
-        return digest.hexdigest()
+        return self._fingerprint(FileDigest(file.path).finish() for file in self.files)
 
     def describe(self) -> str:
         """The names and the size, for example `tale.txt (1.1 MB)`, without files that were skipped in reading."""
@@ -117,6 +126,18 @@ class TextFiles:
         if self._quotes_marker:
             notes.append(f"note: {END_OF_TEXT} within a line is ordinary text; only a line of its own ends a document")
         return notes
+
+    def _pieces(self, files: list[SourceFile]) -> Pieces:
+        pieces = chain.from_iterable(map(self._pieces_of, files))
+        yield from first_documents(pieces, self._max_documents) if self._max_documents else pieces
+
+    def _fingerprint(self, digests: Iterable[bytes]) -> str:
+        """That of the files with these digests."""
+        digest = hashlib.sha256()
+        for file, of_file in zip(self.files, digests, strict=True):
+            digest.update(of_file + self._reading(file).encode())
+        digest.update(f"{self._max_documents} documents".encode() if self._max_documents else b"")
+        return digest.hexdigest()
 
     def _pieces_of(self, file: SourceFile) -> Pieces:
         """The documents of one file as pieces."""

@@ -1,15 +1,14 @@
 """From a configuration to everything that training reads: tokenizer, token files, windows, and facts about them."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from llamita.config import DataConfig, ModelConfig, RunConfig
-from llamita.corpus import Corpus, Defaults, Judge, Source, open_source, separate_documents
-from llamita.data.prepare import Prepared, prepare, training_part
+from llamita.corpus import Defaults, Judge, Source, open_source
+from llamita.corpus.source import Progress
+from llamita.data.learning import trained_tokenizer
+from llamita.data.prepare import Known, Prepared, prepare
 from llamita.data.windows import DocumentWindows, StreamWindows, Windows, longest_document
 from llamita.errors import UserError
 from llamita.files import default_cache
@@ -18,20 +17,13 @@ from llamita.tokenizer import (
     CharTokenizer,
     Tokenizer,
     load_tokenizer,
-    train_tokenizer,
     vocabulary_note,
 )
 from llamita.tokenizer.making import KINDS
 
-TOKENIZER_TEXT = 100_000_000  # the most characters that merges are learned from: memory grows with the distinct words
-TOKENIZER_VERSION = 3  # of the tokenizers trained here; a change makes cached ones stale
-
 READING = "data_revision", "val_data", "text_field", "encoding", "errors", "documents"
 BEFORE_PREPARING = *READING, "max_documents", "max_corpus_tokens"
 """Settings that say how text becomes token files, and come too late for a prepared folder."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, how much of it is done, how much there is)."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +82,22 @@ def prepare_data(
             raise UserError(f"{folder}: is prepared already; train with --data {folder}")
         return *_open_prepared(folder, config), None
     source = open_source(config.data, config.training.seed, progress)
-    tokenizer = _tokenizer(config, source, progress)
+    report = progress or (lambda *_: None)
+    if config.data.tokenizer in KINDS:
+        tokenizer, known = trained_tokenizer(config, source, cache_folder(config), report)
+    else:
+        tokenizer, known = load_tokenizer(config.data.tokenizer, cache_folder(config)), Known()
     _require_pattern(config, tokenizer)
     prepared = prepare(
         source.training,
         tokenizer,
         cache_folder(config),
         validation_corpus=source.validation,
+        holdout_every=source.holdout_every,
         max_tokens=config.data.max_corpus_tokens,
         output_dir=output_dir,
-        progress=(lambda done, total: progress("encoding", done, total)) if progress else None,
+        known=known,
+        progress=report,
     )
     return prepared, tokenizer, source
 
@@ -177,44 +175,3 @@ def _floor(source: Source | None, kind: str, prepared: Prepared, length: int) ->
     if longest_document(prepared.validation) > length:
         return None
     return source.floor_nats / prepared.validation.part.tokens
-
-
-def _tokenizer(config: RunConfig, source: Source, progress: Progress | None) -> Tokenizer:
-    if config.data.tokenizer not in KINDS:
-        return load_tokenizer(config.data.tokenizer, cache_folder(config))
-    folder = _tokenizer_folder(config, source.training, source.validation)
-    if (folder / "tokenizer.json").exists():
-        return load_tokenizer(folder)
-    report = (lambda done, total: progress("training the tokenizer", done, total)) if progress else None
-    tokenizer = train_tokenizer(
-        config.data.tokenizer,
-        _text_for_tokenizer(config.data.tokenizer, source.training, source.validation),
-        vocab_size=config.model.vocab_size,
-        pattern=config.data.pattern,
-        progress=report,
-    )
-    tokenizer.save(folder)
-    return tokenizer
-
-
-def _tokenizer_folder(config: RunConfig, corpus: Corpus, validation: Corpus | None) -> Path:
-    """The folder in the cache of a tokenizer that was trained on this text."""
-    settings = (config.data.tokenizer, TOKENIZER_VERSION)
-    if config.data.tokenizer == "bpe":
-        settings += (config.model.vocab_size, config.data.pattern)
-    if validation is not None:  # then all of the corpus is trained on, and its characters count
-        settings += (validation.fingerprint(),)
-    name = hashlib.sha256(repr((corpus.fingerprint(), *settings)).encode()).hexdigest()[:16]
-    return cache_folder(config) / "tokenizers" / name
-
-
-def _text_for_tokenizer(kind: str, corpus: Corpus, validation: Corpus | None) -> Iterator[Iterator[str]]:
-    """The documents that a tokenizer learns from.
-
-    Merges come from the training part alone: text of the validation part is to be as new to them as to the model. But
-    characters come from all the text, as is usual (nanoGPT does so): one that only the validation part has would be
-    `<unk>` there, and the loss no longer that of the text.
-    """
-    if kind == "bpe":
-        return separate_documents(training_part(corpus, validation, max_characters=TOKENIZER_TEXT))
-    return separate_documents(chain(corpus.pieces(), validation.pieces() if validation else ()))

@@ -30,7 +30,8 @@ class Part:
 class Manifest:
     """Where the tokens come from (text, tokenizer, how validation was split off), and the parts `train` and `val`.
 
-    `identity` is a hash of all that, `source` and `validation` are to be read.
+    `identity` is a hash of all that, `source` and `validation` are to be read. `source_bytes` is the size of the files
+    that were read, 0 where there were none; None in folders of earlier versions.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Manifest:
     end_id: int | None
     parts: dict[str, Part]
     identity: str = ""
+    source_bytes: int | None = None
     format_version: int = FORMAT_VERSION
 
     @property

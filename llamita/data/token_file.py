@@ -8,7 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from itertools import chain
+from copy import copy
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,8 +17,13 @@ import numpy as np
 from llamita.data.manifest import Manifest, Part, how_to_repair
 from llamita.errors import UserError
 from llamita.tokenizer import Tokenizer, token_dtype
+from llamita.tokenizer.batches import Encoded
 
 _OFFSET = np.dtype("<i8")  # signed: numpy makes floats of uint64 added to int64
+BLOCK = 1 << 16
+"""Tokens that are read again at a time."""
+KEEP_EVERY = 1 << 22
+"""Tokens between two counts that are kept, to return to."""
 
 
 class TokenFile:
@@ -91,76 +96,131 @@ class TokenFile:
 
 
 class TokenWriter:
-    """Writes a token file document by document, in constant memory, counting and hashing as it goes.
+    """Writes a token file in constant memory, counting and hashing as it goes.
 
-    It takes at most `limit` tokens; what a document has beyond that is left out.
+    It takes at most `limit` tokens; what comes after that is left out.
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, limit: int = sys.maxsize):
-        self._tokenizer = tokenizer
-        self._byte_lengths = np.asarray(tokenizer.byte_lengths, dtype=np.int64)
+        self._path, self._tokenizer, self._limit = path, tokenizer, limit
         self._dtype = token_dtype(tokenizer.vocab_size)
-        self._ids = _HashingFile(path)
-        self._offsets = _HashingFile(documents_path(path))
-        self._offsets.write(np.zeros(1, _OFFSET))
-        self._limit = limit
-        self._tokens = self._bytes = self._documents = self._largest_id = 0
+        self._ids: BinaryIO = path.open("x+b")
+        self._offsets: BinaryIO = documents_path(path).open("x+b")
+        self._offsets.write(np.zeros(1, _OFFSET).tobytes())
+        self._counts = Counts(np.asarray(tokenizer.byte_lengths, dtype=np.int64))
+        self._earlier = [self._counts.copy()]
+        self._documents = self._ended = 0  # how many have ended, and where the last one did
 
     def __enter__(self) -> "TokenWriter":
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._ids.file, self._offsets.file:  # closes both, also where a full disk refuses the first
+        with self._ids, self._offsets:  # closes both, also where a full disk refuses the first
             pass
 
-    def write_document(self, pieces: Iterator[str]) -> None:
-        """Encode and write one document, and after it the end token if the tokenizer has one."""
-        end = [] if self._tokenizer.end_id is None else [self._tokenizer.end_id]
-        for block in chain(self._tokenizer.encode_document(pieces), [np.array(end, self._dtype)]):
-            self._write(block[: self._limit - self._tokens].astype(self._dtype))
-        self._documents += 1
-        self._offsets.write(np.array([self._tokens], _OFFSET))
+    def write(self, encoded: Encoded) -> None:
+        """Append ids, and the ends of documents among them."""
+        begun = self._counts.tokens
+        self._append(encoded.ids[: self._limit - begun])
+        ends = begun + encoded.ends
+        begins = np.concatenate(([self._ended], ends))[:-1]
+        self._end_documents(np.minimum(ends[begins < self._limit], self._limit))
+
+    def needed(self) -> int:
+        """How many more tokens it takes."""
+        return self._limit - self._counts.tokens
 
     @property
-    def full(self) -> bool:
-        """Whether it has all the tokens that it takes."""
-        return self._tokens >= self._limit
+    def is_empty(self) -> bool:
+        """Whether nothing was written."""
+        return self._counts.tokens == 0
+
+    @property
+    def documents(self) -> int:
+        """How many documents have ended."""
+        return self._documents
+
+    def move_documents(self, first: int, other: "TokenWriter") -> None:
+        """Cut off the documents from number `first` on, and append them to `other`."""
+        self._flush()
+        offsets = np.fromfile(documents_path(self._path), _OFFSET, offset=first * _OFFSET.itemsize)
+        begin, ends = int(offsets[0]), offsets[1:]
+        for start, ids in self._blocks(begin, self._counts.tokens):
+            ended = ends[slice(*np.searchsorted(ends, (start, start + len(ids)), side="right"))]
+            other.write(Encoded(ids, ended - start))
+        self._truncate(first, begin)
 
     def finish(self) -> Part:
-        """Flush both files -> what was written."""
+        """Flush both files -> what was written. A document that the limit has cut off ends here."""
+        if self._counts.tokens > self._ended:
+            self._end_documents(np.array([self._counts.tokens]))
+        self._flush()
+        with documents_path(self._path).open("rb") as offsets:
+            documents_sha256 = hashlib.file_digest(offsets, "sha256").hexdigest()
         return Part(
-            size=self._tokens * self._dtype.itemsize,
-            sha256=self._ids.finish(),
-            documents_sha256=self._offsets.finish(),
+            size=self._counts.tokens * self._dtype.itemsize,
+            sha256=self._counts.digest.hexdigest(),
+            documents_sha256=documents_sha256,
             dtype=self._dtype.name,
-            tokens=self._tokens,
-            bytes=self._bytes,
+            tokens=self._counts.tokens,
+            bytes=self._counts.bytes,
             documents=self._documents,
-            largest_id=self._largest_id,
+            largest_id=self._counts.largest_id,
         )
 
-    def _write(self, ids: np.ndarray) -> None:
-        self._ids.write(ids)
-        self._tokens += ids.size
-        self._bytes += int(self._byte_lengths[ids].sum())
-        self._largest_id = max(self._largest_id, int(ids.max(initial=0)))
+    def _append(self, ids: np.ndarray) -> None:
+        ids = ids.astype(self._dtype, copy=False)
+        self._ids.write(ids.tobytes())
+        self._counts.add(ids)
+        if self._counts.tokens - self._earlier[-1].tokens >= KEEP_EVERY:
+            self._earlier.append(self._counts.copy())
+
+    def _end_documents(self, ends: np.ndarray) -> None:
+        if len(ends):
+            self._offsets.write(ends.astype(_OFFSET).tobytes())
+            self._documents += len(ends)
+            self._ended = int(ends[-1])
+
+    def _truncate(self, documents: int, tokens: int) -> None:
+        """Drop what was written after the first `documents`; what remains is counted from a point shortly before."""
+        self._ids.truncate(tokens * self._dtype.itemsize)
+        self._offsets.truncate((documents + 1) * _OFFSET.itemsize)
+        self._documents, self._ended = documents, tokens
+        self._counts = [counts for counts in self._earlier if counts.tokens <= tokens][-1]
+        for _, ids in self._blocks(self._counts.tokens, tokens):
+            self._counts.add(ids)
+
+    def _blocks(self, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+        """What was written, as (position, ids)."""
+        size = self._dtype.itemsize
+        for at in range(start, end, BLOCK):
+            yield at, np.fromfile(self._path, self._dtype, min(BLOCK, end - at), offset=at * size)
+
+    def _flush(self) -> None:
+        self._ids.flush()
+        self._offsets.flush()
 
 
-class _HashingFile:
-    """A file whose sha256 is computed while it is written."""
+class Counts:
+    """What a `Part` says about its ids, kept while they are written."""
 
-    def __init__(self, path: Path):
-        self.file: BinaryIO = path.open("xb")
-        self._digest = hashlib.sha256()
+    def __init__(self, byte_lengths: np.ndarray):
+        self._byte_lengths = byte_lengths
+        self.digest = hashlib.sha256()
+        self.tokens = self.bytes = self.largest_id = 0
 
-    def write(self, array: np.ndarray) -> None:
-        data = array.tobytes()
-        self.file.write(data)
-        self._digest.update(data)
+    def add(self, ids: np.ndarray) -> None:
+        """Count some more ids."""
+        self.digest.update(ids.tobytes())
+        self.tokens += ids.size
+        self.bytes += int(self._byte_lengths[ids].sum())
+        self.largest_id = max(self.largest_id, int(ids.max(initial=0)))
 
-    def finish(self) -> str:
-        self.file.flush()
-        return self._digest.hexdigest()
+    def copy(self) -> "Counts":
+        """The counts as they are now."""
+        same = copy(self)
+        same.digest = self.digest.copy()
+        return same
 
 
 def documents_path(path: Path) -> Path:

@@ -85,6 +85,15 @@ class Tokenizer(Protocol):
         """`encode_blocks` of one document, in which `<|endoftext|>` is ordinary text: its end is known already."""
         return self.encode_blocks(strings)
 
+    @property
+    def is_separable(self) -> bool:
+        """Whether `separable` can cut every document."""
+        return False
+
+    def separable(self, strings: Iterable[str]) -> Iterator[str]:
+        """One document, cut anywhere -> the same in strings that can be encoded separately, one after another."""
+        return iter(("".join(strings),))
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the file that `save` writes: equal exactly for tokenizers that give the same ids."""

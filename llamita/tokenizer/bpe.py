@@ -22,7 +22,7 @@ from llamita.tokenizer.native import NativeEncoder
 from llamita.tokenizer.patterns import last_break, require_pattern
 from llamita.tokenizer.plain import PlainEncoder
 from llamita.tokenizer.special import SpecialTokens
-from llamita.tokenizer.streaming import encode_stream, repair, slices_at_breaks
+from llamita.tokenizer.streaming import encode_stream, independent_blocks, repair, slices_at_breaks
 from llamita.tokenizer.vocabulary import number_vocabulary
 
 SLICES_A_THREAD = 2  # few: between slices threads wait for the GIL, and at the end for one another
@@ -124,7 +124,7 @@ class BPETokenizer(Tokenizer):
 
         threads: how many encode a large text concurrently.
         """
-        if threads == 1 or any(map(last_break, self.special_tokens)):  # then a cut might be inside a special token
+        if threads == 1 or not self.is_separable:
             return self._encode(text, self._special).astype(self.dtype)
         slices = slices_at_breaks(text, max(len(text) // (SLICES_A_THREAD * threads), LEAST_SLICE))
         return np.concatenate(self.encode_batch(list(slices), threads=threads))
@@ -146,6 +146,15 @@ class BPETokenizer(Tokenizer):
     def encode_document(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
         """`encode_blocks` of one document, in which `<|endoftext|>` is ordinary text; other special tokens are not."""
         return self._encode_blocks(strings, self._special_in_document)
+
+    @property
+    def is_separable(self) -> bool:
+        """Unless a cut might be inside a special token."""
+        return not any(map(last_break, self.special_tokens))
+
+    def separable(self, strings: Iterable[str]) -> Iterator[str]:
+        """One document, cut anywhere -> the same, cut where every pattern cuts."""
+        return independent_blocks(strings, SpecialTokens())
 
     def _encode_blocks(self, strings: Iterable[str], special: SpecialTokens) -> Iterator[np.ndarray]:
         encoder = self._encoder

@@ -13,7 +13,7 @@ from llamita.tokenizer.base import END_OF_TEXT, Tokenizer, plain_ids, unknown_id
 from llamita.tokenizer.documents import read_documents
 from llamita.tokenizer.hf_json import characters_json
 from llamita.tokenizer.special import SpecialTokens
-from llamita.tokenizer.streaming import repair, split_stream
+from llamita.tokenizer.streaming import repair, repair_stream, split_stream
 
 UNKNOWN = "<unk>"
 
@@ -72,6 +72,15 @@ class CharTokenizer(Tokenizer):
     def encode_document(self, strings: Iterable[str]) -> Iterator[np.ndarray]:
         """`encode_blocks` of one document, in which `<|endoftext|>` is ordinary text."""
         return self._encode_blocks(strings, SpecialTokens())
+
+    @property
+    def is_separable(self) -> bool:
+        """Always."""
+        return True
+
+    def separable(self, strings: Iterable[str]) -> Iterator[str]:
+        """One document, cut anywhere but within a surrogate pair."""
+        return repair_stream(strings)
 
     def _encode_blocks(self, strings: Iterable[str], special: SpecialTokens) -> Iterator[np.ndarray]:
         for text, token in split_stream(strings, special):
