@@ -36,7 +36,8 @@ change the width. Every other value stays, as do `vocab_size` and `max_steps`, w
 no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in that run (device, precision,
 threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape and the processor is of the
 same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen from scratch.
-`train(config, repeated="RUN/config.toml")` does this in Python.
+`train(config, repeated="RUN/config.toml")` does this in Python. A run with a budget of `minutes` is repeated with as
+many steps as it had, also if the machine is slower or faster now; with another setting, its steps are planned again.
 
 Python constructs the same configuration from the same names, or from their aliases:
 `llamita.config.replace(RunConfig(), hidden_size=256)` is `--hidden_size 256`, and

@@ -53,7 +53,7 @@ def other_value(name: str, value: object) -> object:
                "data": ("a.txt", "b.txt"), "val_data": ("c.txt",), "documents": "line",
                "encoding": "latin-1", "errors": "skip",
                "eval_sequences": 9, "eval_every": 9, "save_every": 9, "sample_every": "epoch",
-               "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer",
+               "min_learning_rate": 1e-4, "dropout": 0.1, "schedule": "linear", "norm": "layer", "minutes": 5.0,
                "norm_position": "post", "position": "learned", "mlp": "gelu", "rope_scaling_factor": 8.0}  # fmt: skip
     if name in special:
         return special[name]

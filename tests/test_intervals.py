@@ -13,7 +13,8 @@ AUTO = {"eval_every": "auto", "sample_every": "auto", "save_every": "auto"}
 
 
 def chosen(**options) -> Intervals:
-    return choose_intervals(tiny_config("unread.txt", **{**AUTO, **options}))
+    config = tiny_config("unread.txt", **{**AUTO, **options})
+    return choose_intervals(config.run, config.training.max_steps)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_micro_batches_leave_the_update_as_it_is(text, tmp_path):
 def test_a_trial_leaves_no_trace_in_the_run(text, tmp_path, monkeypatch, options):
     options = {**options, "micro_batch_size": 3, "sample_every": 6}
     tried = train(text, tmp_path / "tried", **options)
-    monkeypatch.setattr("llamita.train.loop.announce", lambda run: setattr(run, "peak", 1.0))
+    monkeypatch.setattr("llamita.train.loop.measure", lambda run: 1.0)
     untried = train(text, tmp_path / "untried", **options)
     assert outcome(tried.path) == outcome(untried.path)
 

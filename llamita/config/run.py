@@ -78,21 +78,23 @@ def replace(config: RunConfig, **values: Any) -> RunConfig:
 
     It is what the command line makes of the same names, as flags over the same file: values that were not set
     (num_heads, num_kv_heads, head_dim, intermediate_size, learning_rate) are derived again, and so are those replaced
-    by 0; `epochs` replaces `max_steps`. Raises `UserError` for unknown names and for values that do not fit.
+    by 0; `epochs` or `minutes` replace `max_steps`. Raises `UserError` for names that are unknown and values that do
+    not fit.
     """
     above = SCHEMA.tables_of(values, "configuration")
     below = beneath(config.asked_for(), [name for rows in above.values() for name in rows])
     return RunConfig.from_tables({table: {**rows, **above.get(table, {})} for table, rows in below.items()})
 
 
-RIVALS = {"epochs": "max_steps", "max_steps": "epochs"}
-"""Settings that express the same thing: setting one on a higher level removes the other from lower levels."""
+LENGTHS = {"max_steps", "epochs", "minutes"}
+RIVALS = {name: LENGTHS - {name} for name in LENGTHS}
+"""Settings that express the same thing: setting one on a higher level removes the others from lower levels."""
 
 
 def beneath(tables: Tables, names: Iterable[str]) -> Tables:
     """`tables` without what settings of these names, on a higher level, override."""
     covered = {*names}
-    return _without(tables, covered | {RIVALS[name] for name in covered & RIVALS.keys()})
+    return _without(tables, covered.union(*(RIVALS[name] for name in covered & RIVALS.keys())))
 
 
 def _without(tables: Tables, names: Collection[str]) -> Tables:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, counted from 0.
+"""Learning-rate schedules: pure functions of the step, counted from 0. A step may be a fraction (`planning/length.py`).
 
 Each warms up linearly over `warmup_steps`, from learning_rate / warmup_steps to `learning_rate`, then decays to
 `min_learning_rate` at `max_steps`, and stays there.
@@ -11,7 +11,7 @@ from llamita.config import OptimizerConfig
 
 
 def cosine_schedule(
-    step: int, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
+    step: float, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
 ) -> float:
     """The learning rate at `step`: warmup, then half a cosine (SGDR; Loshchilov & Hutter, 2017).
 
@@ -19,7 +19,7 @@ def cosine_schedule(
     `min_learning_rate` at `max_steps`, and stays there.
     """
     if step < warmup_steps:
-        return learning_rate * (step + 1) / warmup_steps
+        return learning_rate * min(step + 1, warmup_steps) / warmup_steps
     if step >= max_steps:
         return min_learning_rate
     progress = (step - warmup_steps) / max(1, max_steps - warmup_steps)
@@ -27,14 +27,14 @@ def cosine_schedule(
 
 
 def linear_schedule(
-    step: int, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
+    step: float, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
 ) -> float:
     """The learning rate at `step`: warmup, then linear decay (as in BERT; Devlin et al., 2019)."""
     return constant_schedule(step, learning_rate, min_learning_rate, warmup_steps, max_steps, decay_share=1.0)
 
 
 def constant_schedule(
-    step: int,
+    step: float,
     learning_rate: float,
     min_learning_rate: float,
     warmup_steps: int,
@@ -47,7 +47,7 @@ def constant_schedule(
     share of 0 the learning rate stays constant, and `min_learning_rate` is never reached.
     """
     if step < warmup_steps:
-        return learning_rate * (step + 1) / warmup_steps
+        return learning_rate * min(step + 1, warmup_steps) / warmup_steps
     decay_steps = min(round(decay_share * max_steps), max_steps - warmup_steps)
     if decay_share == 0 or step < max_steps - decay_steps:
         return learning_rate
@@ -55,7 +55,7 @@ def constant_schedule(
     return min_learning_rate + left * (learning_rate - min_learning_rate)
 
 
-def make_schedule(options: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
+def make_schedule(options: OptimizerConfig, max_steps: int) -> Callable[[float], float]:
     """The configured schedule, as a function of the step alone."""
     ends = options.learning_rate, options.min_learning_rate, options.warmup_steps, max_steps
     if options.schedule == "constant":

@@ -1,5 +1,7 @@
 """Whether to use `torch.compile`: only if the run is long enough to win back the time of compilation."""
 
+import math
+
 import torch
 
 from llamita.config import RunConfig
@@ -33,13 +35,16 @@ def choose_compile(
     if problem:
         return "off", problem
     device = torch.device(hardware.device).type
-    seconds = expected_flops(config) / world_size / NOMINAL_FLOPS[device]
+    seconds, length = config.training.budget, f"{config.training.minutes} minutes"
+    if math.isinf(seconds):
+        seconds = expected_flops(config) / world_size / NOMINAL_FLOPS[device]
+        length = f"{expected_flops(config):.1e} FLOP"
     if seconds < PAYS_AFTER[device]:
-        return "off", f"{expected_flops(config):.1e} FLOP, too short a run to pay off"
-    return "on", f"{expected_flops(config):.1e} FLOP, long enough to pay off"
+        return "off", f"{length}, too short a run to pay off"
+    return "on", f"{length}, long enough to pay off"
 
 
 def expected_flops(config: RunConfig) -> float:
-    """Floating-point operations of the whole run, if every window fills the context."""
+    """Floating-point operations of a run of max_steps, if every window fills the context."""
     tokens = config.training.max_steps * config.training.sequences_per_update * config.model.max_seq_len
     return float(tokens) * flops_per_token(config.model, sum(count_parameters(config.model).values()))

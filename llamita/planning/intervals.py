@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from llamita.config import Interval, RunConfig
+from llamita.config import ExecutionConfig, Interval
 
 TIMES_PER_RUN = 10
 SAVE_SECONDS = 15 * 60.0  # at most this much work is lost to a crash
@@ -28,13 +28,13 @@ class Intervals:
         return f"log {_every(self.log)}, evaluate {_every(self.evaluate)}, {samples}, save {_every(self.save)}{saves}"
 
 
-def choose_intervals(config: RunConfig) -> Intervals:
+def choose_intervals(run: ExecutionConfig, max_steps: int) -> Intervals:
     """Resolve "auto": evaluate, sample and save after each tenth of the run; save also every 15 minutes.
 
-    A pure function of the configuration. The clock decides about checkpoints only, which change nothing that a run
-    computes or logs.
+    A pure function of the configuration and the number of steps, as first planned. The clock decides about checkpoints
+    only, which change nothing that a run computes or logs.
     """
-    run, tenth = config.run, max(1, math.ceil(config.training.max_steps / TIMES_PER_RUN))
+    tenth = max(1, math.ceil(max_steps / TIMES_PER_RUN))
     return Intervals(
         run.log_every,
         tenth if run.eval_every == "auto" else run.eval_every,

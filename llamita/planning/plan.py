@@ -27,6 +27,8 @@ class Plan:
     parameters    by group, as in `Llama.num_parameters`
     peak          measured peak FLOP/s of one process
     seconds       measured time of one update
+    max_steps     updates in the whole run; with a budget of minutes, as planned
+    prepared      seconds before step 1 so far, which a budget does not include
     memory        measured peak bytes of one process; NaN where the system does not tell
     step          the step that the run resumes from; 0 for a new run
     """
@@ -42,11 +44,13 @@ class Plan:
     peak: float
     seconds: float
     memory: float
+    max_steps: int
+    prepared: float
     step: int = 0
 
     def lines(self) -> dict[str, str]:
         """Heading -> text, in the order in which they are printed."""
-        return {
+        lines = {
             "run": f"{self.directory}" + (f", resuming at step {self.step:,}" if self.step else ""),
             "hardware": self._hardware(),
             "steps": self._steps(),
@@ -56,9 +60,11 @@ class Plan:
             "update": self._update(),
             "optimizer": self._optimizer(),
             "length": self._length(),
+            "not counted": self._not_counted(),
             "intervals": str(self.intervals),
             "expected": self._expected(),
         }
+        return {heading: text for heading, text in lines.items() if text}
 
     @property
     def tokens_per_window(self) -> float:
@@ -73,7 +79,7 @@ class Plan:
     @property
     def epochs(self) -> float:
         """How often the run sees the training text."""
-        return self.config.training.max_steps * self.config.training.sequences_per_update / len(self.data.train)
+        return self.max_steps * self.config.training.sequences_per_update / len(self.data.train)
 
     def _hardware(self) -> str:
         processes = f"{self.processes.world_size} processes, each " if self.processes.world_size > 1 else ""
@@ -100,7 +106,7 @@ class Plan:
 
     def _compute(self) -> str:
         total = sum(self.parameters.values())
-        tokens = self.config.training.max_steps * self.tokens_per_update
+        tokens = self.max_steps * self.tokens_per_update
         return (
             f"{flops_per_token(self.config.model, total) / 1e6:,.1f} MFLOP per token, {tokens / total:,.1f} tokens per "
             f"parameter; measured peak {self.peak / 1e9:,.0f} GFLOP/s"
@@ -119,25 +125,32 @@ class Plan:
         return f"AdamW, peak learning rate {config.learning_rate:.4g}{warmup}, {_decay(config)}"
 
     def _length(self) -> str:
-        steps = self.config.training.max_steps
-        return f"{steps:,} steps, {steps * self.tokens_per_update:,.0f} tokens, {self.epochs:.2f} epochs"
+        steps = self.max_steps
+        length = f"{steps:,} steps, {steps * self.tokens_per_update:,.0f} tokens, {self.epochs:.2f} epochs"
+        if self.config.training.minutes == "off":
+            return length
+        return f"{length}, planned for {self.config.training.minutes:g} minutes and corrected during the run"
+
+    def _not_counted(self) -> str:
+        if self.config.training.minutes == "off":
+            return ""
+        return f"{_duration(self.prepared)} so far, of preparation and compilation: minutes count from step 1 on"
 
     def _expected(self) -> str:
-        left = (self.config.training.max_steps - self.step) * self.seconds
+        left = (self.max_steps - self.step) * self.seconds
         flops = flops_per_token(self.config.model, sum(self.parameters.values()))
         mfu = utilization(flops * self.tokens_per_update / self.seconds, self.peak * self.processes.world_size)
         memory = "" if math.isnan(self.memory) else f"{self.memory / 2**20:,.0f} MiB of memory, "
         return f"about {_duration(left)} of training steps, {memory}MFU {mfu:.0%}"
 
 
-def warn_of_short_run(config: RunConfig) -> str | None:
+def warn_of_short_run(warmup: int, steps: int) -> str | None:
     """A warning where a run ends within its warmup: the learning rate never reaches its peak."""
-    warmup, steps = config.optimizer.warmup_steps, config.training.max_steps
     if warmup <= steps:
         return None
     return (
         f"warning: the run ends after {steps:,} of {warmup:,} warmup steps, so the learning rate reaches only "
-        f"{steps / warmup:.0%} of its peak: lower --warmup_steps, or raise --max_steps or --epochs"
+        f"{steps / warmup:.0%} of its peak: lower --warmup_steps, or raise --max_steps, --epochs or --minutes"
     )
 
 
@@ -147,7 +160,7 @@ def warn_of_many_epochs(plan: Plan) -> str | None:
         return None
     steps = math.ceil(MANY_EPOCHS * len(plan.data.train) / plan.config.training.sequences_per_update)
     return (
-        f"warning: {plan.config.training.max_steps:,} steps are {plan.epochs:,.0f} epochs of this text, and beyond "
+        f"warning: {plan.max_steps:,} steps are {plan.epochs:,.0f} epochs of this text, and beyond "
         f"about {MANY_EPOCHS} a model starts to memorize: --epochs {MANY_EPOCHS} is {steps:,} steps; more text, or "
         "--dropout 0.1, helps a longer run"
     )

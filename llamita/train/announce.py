@@ -11,12 +11,16 @@ from llamita.train.display import clock_time
 from llamita.train.steps import trial_step
 
 
-def announce(run: Run) -> None:
-    """Measure peak FLOP/s and one step, and print the plan. The measurements decide nothing, and leave no trace."""
+def measure(run: Run) -> float:
+    """Measure peak FLOP/s and one step -> the seconds of the step, which leaves no trace."""
     if warning := warn_of_full_memory(run.config, run.hardware, run.choices.micro_batch_size):
         run.display.say(warning)
     run.peak = run.processes.max(peak_flops(run.hardware))
-    seconds = seconds_of_step(lambda: trial_step(run), run.processes)
+    return seconds_of_step(lambda: trial_step(run), run.processes)
+
+
+def announce(run: Run, seconds: float, prepared: float) -> None:
+    """Print the plan. A step takes `seconds`; `prepared` seconds have passed before the first one."""
     state = 0 if run.optimizer.state else run.optimizer.state_bytes()  # which the trial does not allocate
     plan = Plan(
         run.config,
@@ -30,12 +34,14 @@ def announce(run: Run) -> None:
         run.peak,
         seconds,
         peak_memory(run.hardware.device) + state,
+        run.max_steps,
+        prepared,
         run.state.step,
     )
     for name, text in plan.lines().items():
         run.display.say(f"{name:<11} {text}")
     many_epochs = None if run.epochs_requested else warn_of_many_epochs(plan)
-    for warning in (warn_of_short_run(run.config), many_epochs):
+    for warning in (warn_of_short_run(run.config.optimizer.warmup_steps, run.max_steps), many_epochs):
         if warning:
             run.display.say(warning)
     run.display.say()
@@ -46,7 +52,7 @@ def announce_step(run: Run, loss: float, lr: float, tokens_per_second: float) ->
     speed = f"{tokens_per_second:,.0f}" if tokens_per_second < 1e6 else f"{tokens_per_second / 1e6:.2f}M"
     status = f"loss {loss:.4f}", f"{speed} tok/s"
     details = f"lr {lr:.2e}", f"MFU {run.utilization(tokens_per_second):.0%}"
-    run.display.progress("training", run.state.step, run.config.training.max_steps, status, details)
+    run.display.progress("training", run.state.step, run.max_steps, status, details)
 
 
 def announce_evaluation(run: Run, scored: Evaluation) -> None:
@@ -66,14 +72,15 @@ def announce_stop(run: Run) -> None:
 
 def announce_end(run: Run, first_step: int, seconds: float) -> None:
     """Say that the run is finished, after `seconds` from `first_step` on; where it was before, how to train further."""
-    step, path = run.state.step, run.directory.path
+    step, path, minutes = run.state.step, run.directory.path, run.config.training.minutes
     if first_step < step:
         since = f" since step {first_step:,}" if first_step else ""
-        run.display.say(f"finished at step {step:,}, total time{since} {clock_time(seconds)}")
+        used = "" if minutes == "off" else f"; {run.clock.seconds / 60:.2f} of {minutes:g} minutes from step 1 on"
+        run.display.say(f"finished at step {step:,}, total time{since} {clock_time(seconds)}{used}")
         return
-    output_dir = shell_line("--output_dir", path)
+    more = f"add --extend {shell_line('--output_dir', path)} and a larger --max_steps (or --epochs)"
+    further = f"To train it further, {more}; for" if minutes == "off" else "For"
     run.display.say(
-        f"{path}: this run is already finished, at step {step:,} of {run.config.training.max_steps:,}. To train it "
-        f"further, add --extend {output_dir} and a larger --max_steps (or --epochs); for a new run, change a setting, "
-        "such as --seed"
+        f"{path}: this run is already finished, at step {step:,} of {run.max_steps:,}. {further} a new run, change a "
+        "setting, such as --seed"
     )

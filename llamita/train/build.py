@@ -13,9 +13,11 @@ from llamita.optim import Optimizer, Scaling, build_optimizer
 from llamita.parallel import Processes
 from llamita.planning.choices import StepChoices
 from llamita.planning.intervals import Intervals, choose_intervals
+from llamita.planning.length import Length
 from llamita.planning.peak import flops_per_token, utilization
 from llamita.runtime.compiling import Compiled
 from llamita.runtime.hardware import Hardware
+from llamita.train.clocks import RunClock
 from llamita.train.display import Display
 from llamita.train.run_directory import RunDirectory
 from llamita.train.tracking import Tracking
@@ -25,11 +27,13 @@ from llamita.train.tracking import Tracking
 class State:
     """What changes during training, besides weights and optimizer.
 
-    Step and tokens are saved with each checkpoint. Only the main process knows the best, which it reads from the log.
+    Step, tokens and length are saved with each checkpoint. Only the main process knows the best, which it reads from
+    the log.
     """
 
     step: int = 0
     tokens: int = 0
+    length: Length = field(default_factory=Length)
     best_val_loss: float = math.inf
     best_step: int = -1
 
@@ -51,6 +55,9 @@ class Run:
     step_model: nn.Module
     """Computes the loss of a step: `model`, or the same compiled."""
     state: State
+    clock: RunClock = field(default_factory=RunClock)
+    replayed: Length = field(default_factory=Length)
+    """For a repeated run with a budget of minutes: the plans of the run that it repeats."""
     peak: float = math.nan
     """Measured peak FLOP/s of one process, the denominator of `utilization`."""
     tracking: Tracking = field(default_factory=Tracking)
@@ -71,7 +78,17 @@ class Run:
     @cached_property
     def intervals(self) -> Intervals:
         """How often to log, evaluate, sample and save."""
-        return choose_intervals(self.config)
+        return choose_intervals(self.config.run, self.state.length.first)
+
+    @property
+    def max_steps(self) -> int:
+        """How many steps the whole run has, as far as is known now."""
+        return self.state.length.max_steps
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done."""
+        return bool(self.state.length.plans) and self.state.step >= self.max_steps
 
     @property
     def order(self) -> BatchOrder:
@@ -93,8 +110,9 @@ def build_run(
     model = hardware.apply(model_class(config.model, seed=config.training.seed))
     optimizer = build_optimizer(config.optimizer, model)
     step_model = _compiled(model, choices) if choices.compile != "off" else model
+    length = Length.of([(0, steps)] if (steps := config.training.max_steps) else [])
     parts = model, optimizer, hardware.scaling(), step_model
-    return Run(config, processes, hardware, data, directory, display, choices, *parts, State())
+    return Run(config, processes, hardware, data, directory, display, choices, *parts, State(length=length))
 
 
 def _compiled(model: Llama, choices: StepChoices) -> nn.Module:

@@ -17,9 +17,10 @@ from llamita.model import Llama
 from llamita.optim import clip_grad_norm_, make_schedule, set_learning_rate
 from llamita.parallel import launch, processes_from_environment, started_processes
 from llamita.runtime.hardware import require_places
-from llamita.train.announce import announce, announce_end, announce_evaluation, announce_step, announce_stop
+from llamita.train.announce import announce, announce_end, announce_evaluation, announce_step, announce_stop, measure
+from llamita.train.budget import correct_length, plan_length
 from llamita.train.build import Run
-from llamita.train.clocks import SaveTimer, StepClock
+from llamita.train.clocks import SaveTimer
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
 from llamita.train.resolve import require_enough_sequences
@@ -74,8 +75,10 @@ def train(
             open_run(config, processes, display, repeated, model_class) as run,
         ):
             first = run.state.step
-            if first < run.config.training.max_steps:
-                announce(run)
+            if not run.is_finished:
+                seconds = measure(run)
+                plan_length(run, seconds)
+                announce(run, seconds, prepared=time.monotonic() - started)
             _train(run)
             announce_end(run, first, time.monotonic() - started)
             return run.directory.path
@@ -94,12 +97,11 @@ def _train_in_processes(config: RunConfig, display: Display, repeated: str | Pat
 
 
 def _train(run: Run) -> None:
-    max_steps, every = run.config.training.max_steps, run.intervals
-    state, optimizer, processes = run.state, run.optimizer, run.processes
-    learning_rate = make_schedule(run.config.optimizer, max_steps)
+    state, optimizer, processes, every, clock = run.state, run.optimizer, run.processes, run.intervals, run.clock
+    learning_rate = make_schedule(run.config.optimizer, state.length.first)
     max_norm = run.config.optimizer.grad_clip or math.inf
     model = processes.wrap(run.step_model)
-    clock, save_timer = StepClock(state.tokens), SaveTimer(every.save_seconds)
+    save_timer = SaveTimer(every.save_seconds)
     overfitting = OverfittingHint().remember(run.directory.metrics.rows() if processes.is_main else [])
 
     if lacks_evaluation(run):  # at step 0, or where the last process ended just after it saved
@@ -107,10 +109,11 @@ def _train(run: Run) -> None:
     if lacks_samples(run):
         sample(run)
 
+    clock.start(state.step, state.tokens)
+    correct_length(run)
     with stop_request() as stop:
-        while state.step < max_steps:
-            clock.start()
-            lr = learning_rate(state.step)
+        while state.step < run.max_steps:
+            lr = learning_rate(state.length.position(state.step))
             set_learning_rate(optimizer, lr)
 
             batch = next_batch(run, state.step)
@@ -134,16 +137,17 @@ def _train(run: Run) -> None:
 
             state.step, state.tokens = state.step + 1, state.tokens + int(num_targets)
             stop.agree(processes)
+            correct_length(run)  # only of a run with a budget of minutes
             evaluating, sampling = is_due(run, every.evaluate), is_due(run, every.sample)
             saving = evaluating or is_due(run, every.save) or save_timer.is_due(processes) or bool(stop)
             logging = evaluating or is_due(run, every.log) or state.step == 1  # not for a save: logs never depend on it
             if not (logging or saving or sampling):
-                clock.stop()
+                clock.stop_step()
                 continue
 
             grad_norm = norm.item() if updated else None
             require_finite(run, loss.item(), grad_norm)
-            clock.stop()
+            clock.stop_step()
             if logging:
                 clock.measure_speed(state.tokens)
                 log_training(run, loss.item(), lr, grad_norm, clock.speed)
@@ -151,7 +155,7 @@ def _train(run: Run) -> None:
             if saving:
                 save(run)
                 save_timer.restart()
-            if stop and state.step < max_steps:
+            if stop and state.step < run.max_steps:
                 announce_stop(run)
                 stop.obey()
             if logging:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llamita.config import RunConfig, read_toml
+from llamita.data import Dataset
 from llamita.runtime.processor import processor_name
 from llamita.train.display import Display
 from llamita.train.recorded_code import code_difference
@@ -29,6 +30,24 @@ def choices_to_repeat(config: RunConfig, file: str | Path | None, display: Displ
         display.say(f"note: {reason}, so `auto` chooses again, not as in {Path(file)}")
         return {}
     return {name: facts[name] for name in CHOICES if name in facts}
+
+
+def lengths_to_repeat(config: RunConfig, data: Dataset, file: str | Path | None) -> dict[str, Any]:
+    """The fact `replayed_lengths`: the plans of the run whose config.toml is `file`, if that had a budget of minutes.
+
+    Empty if `config` and `data` describe another run, which needs plans of its own.
+    """
+    if file is None or RunConfig.from_toml(file).identity() != config.identity():
+        return {}
+    facts = read_toml(file).get("facts", {})
+    if "lengths" not in facts or facts.get("data_fingerprint") != data.fingerprint:
+        return {}
+    return {"replayed_lengths": facts["lengths"]}
+
+
+def recorded_lengths(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts about the plans of a run with a budget, unchanged."""
+    return {name: facts[name] for name in ("lengths", "replayed_lengths") if name in facts}
 
 
 def _misfit(config: RunConfig, facts: Mapping[str, Any], file: str | Path) -> str | None:

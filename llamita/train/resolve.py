@@ -2,7 +2,7 @@
 
 import math
 
-from llamita.config import RunConfig, replace
+from llamita.config import RunConfig, TrainingConfig, replace
 from llamita.data import Dataset, note_on_documents, note_on_vocabulary, open_dataset
 from llamita.errors import UserError
 from llamita.parallel import Processes
@@ -27,17 +27,21 @@ def resolve(config: RunConfig, data: Dataset) -> RunConfig:
 
     `replace` then derives the learning rate from the initialization, unless the user set it.
     """
-    steps = config.training.max_steps
-    if not steps and config.training.epochs:
-        steps = math.ceil(config.training.epochs * len(data.train) / config.training.sequences_per_update)
     head_init = data.defaults.head_init if config.model.head_init == "auto" else config.model.head_init
     return replace(
         config,
         vocab_size=data.tokenizer.vocab_size,
         head_init=head_init,
-        max_steps=steps or DEFAULT_STEPS,
-        epochs=0.0,
+        **_length(config.training, data),
     )
+
+
+def _length(training: TrainingConfig, data: Dataset) -> dict[str, int]:
+    """The setting of a fixed number of steps; none for a run with a budget, whose steps are planned later."""
+    if training.minutes != "off":
+        return {}
+    from_epochs = math.ceil(training.epochs * len(data.train) / training.sequences_per_update)
+    return {"max_steps": training.max_steps or from_epochs or DEFAULT_STEPS}
 
 
 def require_enough_sequences(config: RunConfig, world_size: int) -> None:

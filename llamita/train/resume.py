@@ -1,7 +1,12 @@
 """Resuming: load the newest intact checkpoint, and cut the logs back to it."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from llamita.planning.length import Length
 from llamita.train.build import Run, State
 from llamita.train.checkpoint import Checkpoint, load_verified
+from llamita.train.clocks import RunClock
 from llamita.train.run_directory import Best
 
 
@@ -16,13 +21,20 @@ def resume(run: Run) -> None:
     for complaint in complaints:
         run.display.say(f"note: {complaint}; resuming from {checkpoint.path.name} instead")
     load_verified(checkpoint, run.model, run.optimizer)
-    run.state = State(checkpoint.manifest["step"], checkpoint.manifest["tokens"])
-    run.scaling = run.hardware.scaling(checkpoint.manifest.get("scaler"))
+    manifest = checkpoint.manifest
+    run.state = State(manifest["step"], manifest["tokens"], _length(run, manifest))
+    run.clock = RunClock(manifest.get("seconds", 0.0), manifest.get("seconds_of"))
+    run.scaling = run.hardware.scaling(manifest.get("scaler"))
     if run.processes.is_main:
         run.directory.truncate_logs(checkpoint)
         _remember_best(run, checkpoint)
         # The run may have been killed after it saved this checkpoint and before it deleted older ones.
         run.directory.prune(run.state.step, run.state.best_step, run.config.run.keep_last, spare_newer=True)
+
+
+def _length(run: Run, manifest: Mapping[str, Any]) -> Length:
+    """The plans up to this checkpoint; where the settings fix the number of steps, it may have been raised since."""
+    return run.state.length if run.config.training.max_steps else Length.of(manifest["lengths"])
 
 
 def _remember_best(run: Run, checkpoint: Checkpoint) -> None:

@@ -12,6 +12,7 @@ from llamita.errors import UserError
 from llamita.model import Llama
 from llamita.parallel import Processes
 from llamita.planning.choices import StepChoices, choose_steps
+from llamita.planning.length import Length
 from llamita.planning.machine_memory import require_memory_for_weights
 from llamita.runtime.hardware import Hardware, choose_hardware
 from llamita.runtime.processor import processor_name
@@ -21,7 +22,7 @@ from llamita.train.directory_choice import choose_directory
 from llamita.train.display import Display
 from llamita.train.identity import Facts, facts_before, tell_changes, with_choices_of, write_identity
 from llamita.train.recorded_code import code_facts, record_code_change, recorded_code
-from llamita.train.repeating import choices_to_repeat
+from llamita.train.repeating import choices_to_repeat, lengths_to_repeat, recorded_lengths
 from llamita.train.resolve import open_data, require_enough_sequences, resolve
 from llamita.train.resume import resume
 
@@ -51,6 +52,7 @@ def open_run(
         before = facts_before(directory, running_code())
         processes.barrier()  # no process writes before all have read
         known = before or choices_to_repeat(config, repeated, display)
+        lengths = recorded_lengths(before) if before else lengths_to_repeat(config, data, repeated if known else None)
         hardware = choose_hardware(with_choices_of(known, config, processes).run, processes, config.model)
         require_memory_for_weights(config, hardware.device, processes.local_world_size)
         choices = choose_steps(config, hardware, processes, known)
@@ -58,11 +60,12 @@ def open_run(
         tell_changes(known, chosen, display)
         if processes.is_main:
             code = recorded_code(before) if before else code_facts(running_code())
-            write_identity(config, data, directory, {**chosen, **code})
+            write_identity(config, data, directory, {**chosen, **code, **lengths})
         run = build_run(config, processes, hardware, data, directory, display, choices, model_class)
         run.epochs_requested = epochs_requested
+        run.replayed = Length.of(lengths.get("replayed_lengths", ()))
         resume(run)
-        if processes.is_main and before and run.state.step < config.training.max_steps:
+        if processes.is_main and before and not run.is_finished:
             record_code_change(directory, before, running_code(), run.state.step)
         with closing(run.tracking):
             if processes.is_main:

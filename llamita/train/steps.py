@@ -12,6 +12,7 @@ from llamita.errors import DivergenceError
 from llamita.evaluate import Evaluation, evaluate_loss, evenly_spaced
 from llamita.generate import generate_many, printable
 from llamita.randomness import key
+from llamita.train.budget import record_length
 from llamita.train.build import Run
 from llamita.train.checkpoint import save_checkpoint
 from llamita.train.run_directory import timestamp
@@ -58,8 +59,8 @@ def is_due(run: Run, interval: Interval) -> bool:
     if step == 0:
         return interval != 0
     if interval == "epoch":
-        return run.order.ends_epoch(step) or step == run.config.training.max_steps
-    return interval > 0 and (step % interval == 0 or step == run.config.training.max_steps)
+        return run.order.ends_epoch(step) or step == run.max_steps
+    return interval > 0 and (step % interval == 0 or step == run.max_steps)
 
 
 def lacks_evaluation(run: Run) -> bool:
@@ -80,8 +81,10 @@ def evaluate(run: Run) -> Evaluation:
     """Score the validation set, always the same windows; each process takes its share."""
     indices = evenly_spaced(len(run.data.validation), _evaluated_windows(run))
     own = indices[run.processes.share(len(indices))]
-    part = evaluate_loss(run.model, run.data.validation, run.data.tokenizer.byte_lengths, own, run.hardware.autocast)
-    nats, targets, size = (run.processes.sum(value) for value in (part.nats, part.targets, part.bytes))
+    model, data, autocast = run.model, run.data, run.hardware.autocast
+    with run.clock.timing("evaluate"):
+        part = evaluate_loss(model, data.validation, data.tokenizer.byte_lengths, own, autocast)
+        nats, targets, size = (run.processes.sum(value) for value in (part.nats, part.targets, part.bytes))
     result = Evaluation(nats, int(targets), int(size))
     if not math.isfinite(result.loss):  # the weights are still finite, but the next loss would not be
         raise _diverged(run, f"the validation loss is {result.loss}")
@@ -106,7 +109,8 @@ def sample(run: Run) -> None:
     seed = key(run.config.training.seed, "samples", run.state.step)
     config = GenerationConfig(max_new_tokens=SAMPLE_TOKENS, seed=seed)
     run.model.eval()
-    with run.hardware.autocast() if run.num_parameters > AUTOCAST_FROM else nullcontext():
+    autocast = run.hardware.autocast() if run.num_parameters > AUTOCAST_FROM else nullcontext()
+    with autocast, run.clock.timing("sample"):
         texts = generate_many(run.model, run.data.tokenizer, [""] * run.config.run.sample_count, config)
     run.model.train()
     judge = run.data.judge
@@ -167,9 +171,11 @@ def _diverged(run: Run, what: str) -> DivergenceError:
 
 def save(run: Run) -> None:
     """Write a checkpoint of the current step, and delete those that are no longer needed."""
-    if run.processes.is_main:
-        _write_checkpoint(run)
-    run.processes.barrier()  # no process exits while it is being written
+    with run.clock.timing("save"):
+        if run.processes.is_main:
+            _write_checkpoint(run)
+            record_length(run)
+        run.processes.barrier()  # no process exits while it is being written
 
 
 def _write_checkpoint(run: Run) -> None:
@@ -182,6 +188,9 @@ def _write_checkpoint(run: Run) -> None:
         run.optimizer,
         state.step,
         tokens=state.tokens,
+        lengths=state.length.plans,
+        seconds=run.clock.seconds,
+        seconds_of=run.clock.latest,
         scaler=run.scaling.state(),
         metrics_offset=run.directory.metrics.offset(),
         samples_offset=run.directory.samples.offset(),
