@@ -238,6 +238,11 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The run directories in a folder, which has results.tsv, too."""
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tomli_w
 from runs import cache as cache
-from runs import command, digest, disturb, ended, last_checkpoint, refusal, start, train_words, tree
+from runs import command, digest, disturb, ended, last_checkpoint, refusal, runs_in, start, train_words, tree
 from runs import text as text
 
 from llamita import code_digest
@@ -237,10 +237,10 @@ def test_a_run_that_saved_nothing_but_is_still_training_is_left_alone(finished, 
 def test_a_default_directory_is_numbered_too(text, tmp_path, code_is, edit):
     words = [word for word in train_words(text, Path("gone")) if word not in ("--output_dir", "gone")]
     assert command(*words) == 0
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = runs_in(tmp_path / "runs")
     code_is(edit)
     assert command(*words, "--new") == 0
-    assert sorted((tmp_path / "runs").iterdir()) == [run, numbered(run, 2)]
+    assert runs_in(tmp_path / "runs") == [run, numbered(run, 2)]
 
 
 def test_a_numbered_directory_that_another_command_made_is_neither_found_nor_touched(

@@ -15,6 +15,7 @@ from runs import (
     flags,
     last_checkpoint,
     refusal,
+    runs_in,
     text,
     train_words,
     tree,
@@ -314,7 +315,7 @@ def test_training_for_epochs_evaluating_and_generating_work_as_a_user_types_them
     assert command("train", "--data_file", text.name, "--epochs", "2", *small) == 0
     shape = ["--tokenizer_type", "char", "--block_size", "16", "--n_layer", "1", "--n_head", "2", "--n_embd", "16"]
     assert command("train", "--data_file", text.name, *shape, "--max_iters", "3", "--threads", "1") == 0
-    assert len(list(Path("runs").iterdir())) == 2
+    assert len(runs_in(Path("runs"))) == 2
     assert command("eval") == 0
     capsys.readouterr()
     sampling = ["--temperature", "0.7", "--top_k", "5", "--top_p", "0.9", "--repetition_penalty", "1.1", "--seed", "3"]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import TINY, command, flags, refusal, train_words, write_text
+from runs import TINY, command, flags, refusal, runs_in, train_words, write_text
 from runs import cache as cache
 from runs import text as text
 
@@ -208,7 +208,7 @@ def test_a_run_inside_its_own_data_is_resumed_and_evaluated(text, tmp_path, monk
     for _ in range(2):
         assert command(*words) == 0
     assert "note: files read: 1; skipped: 1 .html file" in capsys.readouterr().out
-    (run,) = Path("runs").iterdir()
+    (run,) = runs_in(Path("runs"))
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 12
     assert command("eval", "--checkpoint", run) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import TINY, cache, command, flags, refusal, rows, text, train_words, tree, write_text
+from runs import TINY, cache, command, flags, refusal, rows, runs_in, text, train_words, tree, write_text
 
 from llamita.config import RunConfig, replace
 from llamita.corpus import DocumentList, TextFiles
@@ -177,7 +177,7 @@ def test_a_run_on_a_folder_or_a_pattern_is_named_after_it(tmp_path, monkeypatch)
     for name in ("my_folder", "my_folder/", "my_folder/*.txt"):
         options = {**TINY, "max_steps": 1}
         assert command("train", *flags(data=name, **options)) == 0
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = runs_in(tmp_path / "runs")
     assert run.name.startswith("my_folder-")
 
 

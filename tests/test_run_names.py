@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from runs import TINY, cache, command, flags, refusal, text, train_words
+from runs import TINY, cache, command, flags, refusal, runs_in, text, train_words
 
 from llamita.config import ExecutionConfig
 from llamita.errors import UserError
@@ -31,7 +31,7 @@ def test_a_run_in_a_folder_of_runs_is_the_newest(text, tmp_path, capsys):
     small = flags(data=text, **{**TINY, "max_steps": 1})
     assert command("train", *small) == 0
     assert command("train", *small, "--name", "a/b/c", "--seed", "1") == 0
-    (found,) = (tmp_path / "runs" / "a" / "b").iterdir()
+    (found,) = runs_in(tmp_path / "runs" / "a" / "b")
     assert found.name.startswith("c-")
     os.utime(found / "metrics.jsonl", (2e9, 2e9))
     assert newest_run() == Path("runs") / "a" / "b" / found.name

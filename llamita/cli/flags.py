@@ -49,6 +49,7 @@ DataFlags = Annotated[DataConfig, flat("data: text and tokenizer", 2)]
 OptimizerFlags = Annotated[OptimizerConfig, flat("optimizer: AdamW and its schedule", 3)]
 TrainingFlags = Annotated[TrainingConfig, flat("training: batch size, length, seed", 4)]
 ExecutionFlags = Annotated[ExecutionConfig, flat("run: device, output, intervals", 5)]
+OUTPUT = Parameter(group=Group("result", sort_key=6), negative=())
 
 
 def canonical_flags(words: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from llamita.cli.flags import FILES, DataFlags, ExecutionFlags, ModelFlags, OptimizerFlags, TrainingFlags
+from llamita.cli.flags import FILES, OUTPUT, DataFlags, ExecutionFlags, ModelFlags, OptimizerFlags, TrainingFlags
 from llamita.config import (
     DataConfig,
     ExecutionConfig,
@@ -24,6 +24,7 @@ def train(
     *,
     preset: Annotated[str, FILES] = "",
     config: Annotated[Path | None, FILES] = None,
+    json: Annotated[bool, OUTPUT] = False,
     model: ModelFlags = ModelConfig(),  # noqa: B008  (frozen)
     data: DataFlags = DataConfig(),  # noqa: B008
     optimizer: OptimizerFlags = OptimizerConfig(),  # noqa: B008
@@ -39,14 +40,16 @@ def train(
     config: Path
         A TOML file with the tables [model], [data], [optimizer], [training] and [run]. Flags override it. The
         config.toml of a run repeats that run, with the same choices for `auto` on the same processor.
+    json: bool
+        Print nothing but the result to standard output, as one line of JSON; progress goes to standard error.
     """
     from llamita.parallel import is_main_process
-    from llamita.train import RunDirectory
+    from llamita.train import Display, RunDirectory
     from llamita.train import train as train_run
 
     repeated = config if config and is_of_a_run(config) else None
-    path = train_run(RunConfig(model, data, optimizer, training, run), repeated=repeated)
-    if is_main_process():
+    path = train_run(RunConfig(model, data, optimizer, training, run), Display(json=json), repeated=repeated)
+    if is_main_process() and not json:
         _conclude(RunDirectory(path))
 
 

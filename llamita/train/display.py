@@ -1,11 +1,12 @@
 """What the user sees while a run trains: one live line on a terminal, plain lines in a pipe."""
 
 import errno
+import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -19,10 +20,15 @@ BAR_WIDTHS = 8, 30
 
 
 class Display:
-    """Prints lines, and shows the progress of a task of known length. With `quiet` it prints nothing."""
+    """Prints lines, and shows the progress of a task of known length. With `quiet` it prints nothing.
 
-    def __init__(self, quiet: bool = False):
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, emoji=False)  # a sample may have :cat:
+    With `json`, standard output gets nothing but the result as one line of JSON, and standard error all else.
+    """
+
+    def __init__(self, quiet: bool = False, json: bool = False):
+        self.options = {"quiet": quiet, "json": json}
+        # No emoji: a sample may have :cat:
+        self.console = Console(quiet=quiet, stderr=json, highlight=False, soft_wrap=True, emoji=False)
         self._live: Live | None = None
         self._task: _Task | None = None
         self._drawn = 0.0
@@ -30,8 +36,14 @@ class Display:
 
     def say(self, text: str = "") -> None:
         """Print a line; the live line stays below it."""
-        with _terminal_may_close():
+        with self._terminal_may_close():
             self.console.print(text, markup=False)
+
+    def result(self, row: Mapping[str, Any]) -> None:
+        """Print the result of a run, if it was requested as JSON."""
+        if self.options["json"] and not self.options["quiet"]:
+            self.close()
+            print(json.dumps(row, ensure_ascii=False), flush=True)
 
     def progress(
         self, label: str, done: int, total: int, status: Sequence[str] = (), details: Sequence[str] = ()
@@ -45,7 +57,7 @@ class Display:
             self._task, self._last_line = _Task(label, done), done
         self._task.update(done, total, status, details)
         if self.console.is_terminal and not self.console.is_dumb_terminal:
-            with _terminal_may_close():
+            with self._terminal_may_close():
                 self._draw(self._task)
         else:
             self._print(self._task)
@@ -56,8 +68,19 @@ class Display:
         """End the live line, also when a task was cut short."""
         live, self._live, self._task = self._live, None, None
         if live is not None:
-            with _terminal_may_close():
+            with self._terminal_may_close():
                 live.stop()
+
+    @contextmanager
+    def _terminal_may_close(self) -> Iterator[None]:
+        """Let a run continue where its terminal is closed: SIGHUP, which comes with that, stops it or is ignored."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            # Else each later line fails, too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
 
     def _draw(self, task: "_Task") -> None:
         if self._live is None:
@@ -124,17 +147,6 @@ class _Task:
         if not done:
             return "-:--"
         return clock_time((self._updated - self._started) / done * (self.total - self.done))
-
-
-@contextmanager
-def _terminal_may_close() -> Iterator[None]:
-    """Let a run continue where its terminal is closed: SIGHUP, which comes with that, stops it or is ignored."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else each later line fails, too
 
 
 def clock_time(seconds: float) -> str:

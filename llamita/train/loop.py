@@ -24,6 +24,7 @@ from llamita.train.clocks import SaveTimer
 from llamita.train.display import Display
 from llamita.train.hints import OverfittingHint
 from llamita.train.resolve import require_enough_sequences
+from llamita.train.result import report_result
 from llamita.train.run import open_run
 from llamita.train.signals import stop_request
 from llamita.train.steps import (
@@ -56,7 +57,8 @@ def train(
     threads and versions). Raises `UserError` for the user's mistakes, and, after Ctrl-C, SIGTERM or SIGHUP,
     `KeyboardInterrupt` or `SystemExit` once the step is finished and saved. With a `world_size` above 1, other
     processes train, and this one waits for them. `repeated`: the config.toml of a run; what `auto` chose there is
-    chosen again, where model shape and processor are the same. `model_class`: a subclass of `Llama` to train instead.
+    chosen again, where model shape and processor are the same. `model_class`: a subclass of `Llama` to train instead. A
+    run that ends here is recorded in results.tsv, in the folder that holds it.
     """
     started = time.monotonic()
     require_tracker(config.run.track)
@@ -75,11 +77,12 @@ def train(
             open_run(config, processes, display, repeated, model_class) as run,
         ):
             first = run.state.step
-            if not run.is_finished:
-                seconds = measure(run)
-                plan_length(run, seconds)
-                announce(run, seconds, prepared=time.monotonic() - started)
-            _train(run)
+            with report_result(run):
+                if not run.is_finished:
+                    seconds = measure(run)
+                    plan_length(run, seconds)
+                    announce(run, seconds, prepared=time.monotonic() - started)
+                _train(run)
             announce_end(run, first, time.monotonic() - started)
             return run.directory.path
 
@@ -87,7 +90,7 @@ def train(
 def _train_in_processes(config: RunConfig, display: Display, repeated: str | Path | None) -> Path:
     require_enough_sequences(config, config.run.world_size)  # before they are all started
     require_places(config.run.device, config.run.world_size)
-    task = {"config": config.tables(), "quiet": display.console.quiet, "repeated": repeated and str(repeated)}
+    task = {"config": config.tables(), **display.options, "repeated": repeated and str(repeated)}
     with stop_request() as stop:
         path = launch("llamita.train.process", task, config.run.world_size, lambda: stop.received)
         if path is None:

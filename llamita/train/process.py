@@ -12,7 +12,9 @@ from llamita.train.loop import train
 
 def work(task: Mapping[str, Any]) -> str:
     """Train -> the run directory."""
-    return str(train(RunConfig.from_tables(task["config"]), Display(quiet=task["quiet"]), repeated=task["repeated"]))
+    return str(
+        train(RunConfig.from_tables(task["config"]), Display(task["quiet"], task["json"]), repeated=task["repeated"])
+    )
 
 
 if __name__ == "__main__":
