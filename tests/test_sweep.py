@@ -235,3 +235,15 @@ def test_an_unknown_runner_and_one_that_is_not_installed_are_one_line(tmp_path, 
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r'--runner slurm needs submitit: pip install "llamita\[slurm\]"'):
         runner_named("slurm", tmp_path)
+
+
+def test_an_interrupted_sweep_says_that_it_resumes(tmp_path, text, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt("the step is finished and saved")
+
+    monkeypatch.setattr(llamita.experiments.job, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Sweep.open(tmp_path / "sweep", plan(text)).run()
+    assert capsys.readouterr().out == "stopped, and saved: the same command resumes the sweep\n"
+    monkeypatch.undo()
+    assert [result.status for result in Sweep.load(tmp_path / "sweep").results()] == ["planned", "planned"]

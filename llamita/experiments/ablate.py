@@ -93,7 +93,7 @@ class Ablation:
         """Tune and compute what remains to be computed -> the report on all runs in `directory`."""
         groups = self.groups()
         if self.tune:
-            groups = tuned_groups(self.base, groups, directory)
+            groups = tuned_groups(self.base, groups, directory, runner)
         sweep = Sweep.open(directory, self._planned(groups))
         sweep.run(runner)
         return report(sweep)

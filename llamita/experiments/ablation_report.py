@@ -11,6 +11,7 @@ from llamita.experiments.comparison import MEASURES, Comparison
 from llamita.experiments.result import Result
 from llamita.experiments.statistics import LEVEL, Difference
 from llamita.experiments.word_kinds import GroupedLoss
+from llamita.planning import cache_bytes_per_token
 
 MORE_SEEDS = "at least 5"
 
@@ -49,10 +50,19 @@ def _on_tuning(tuned: str) -> str:
 
 
 def runs_table(results: Sequence[Result], groups: Sequence[Group]) -> str:
-    """One line per group: parameters and FLOPs against its reference, mean loss over the seeds, runs that diverged."""
+    """One line per group: parameters and FLOPs against its reference, KV cache in bf16, mean loss over the seeds."""
     first = {group.name: next(r for r in results if r.run.group == group.name) for group in groups}
     has_floor = any(result.loss_floor is not None for result in results)
-    head = ["group", "parameters", "", "FLOPs/token", "", "seconds", "above the floor" if has_floor else "val. loss"]
+    head = [
+        "group",
+        "parameters",
+        "",
+        "FLOPs/token",
+        "",
+        "cache B/token",
+        "seconds",
+        "above the floor" if has_floor else "val. loss",
+    ]
     rows = [[*head, "sd", "finished", "diverged"]]
     for group in groups:
         one, reference = first[group.name], first[group.reference or group.name]
@@ -62,11 +72,12 @@ def runs_table(results: Sequence[Result], groups: Sequence[Group]) -> str:
         seconds = f"{np.mean([result.seconds for result in finished]):.1f}" if finished else "-"
         sizes = _with_change(one.parameters, reference.parameters)
         flops = _with_change(one.flops_per_token, reference.flops_per_token)
+        cache = f"{cache_bytes_per_token(one.model):,}"
         diverged = sum(result.status == "diverged" for result in mine)
         spread = f"{np.std(losses, ddof=1):.4f}" if len(losses) > 1 else "-"
         mean = f"{np.mean(losses):.4f}" if losses else "-"
         rows.append(
-            [group.name, *sizes, *flops, seconds, mean, spread, f"{len(finished)} of {len(mine)}", str(diverged)]
+            [group.name, *sizes, *flops, cache, seconds, mean, spread, f"{len(finished)} of {len(mine)}", str(diverged)]
         )
     return aligned(rows)
 

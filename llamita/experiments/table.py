@@ -56,9 +56,11 @@ class SweepTable:
             self._console.show_cursor(True)  # Ctrl-C may end the process immediately, and would leave it hidden
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._is_live:
             self._live.stop()
+        if kind is not None and not issubclass(kind, Exception):  # Ctrl-C, or a signal
+            self._print("stopped, and saved: the same command resumes the sweep")
 
     def start(self, name: str) -> None:
         """A run begins."""

@@ -9,6 +9,7 @@ from llamita.errors import UserError
 from llamita.experiments.ablation import Group
 from llamita.experiments.plan import Plan, PlannedRun
 from llamita.experiments.result import Result
+from llamita.experiments.runner import Runner
 from llamita.experiments.sweep import Sweep
 
 TUNABLE = ("learning_rate",)
@@ -24,7 +25,9 @@ def require_tunable(name: str) -> None:
         raise UserError(f"--tune {name}: cannot be tuned; --tune learning_rate can")
 
 
-def tuned_groups(base: RunConfig, groups: Sequence[Group], directory: Path) -> list[Group]:
+def tuned_groups(
+    base: RunConfig, groups: Sequence[Group], directory: Path, runner: Runner | None = None
+) -> list[Group]:
     """The groups, each with the best of three learning rates, from a sweep of one seed in DIRECTORY/tuning.
 
     The seed is none of those of the sweep: what is compared was not tuned on.
@@ -33,7 +36,7 @@ def tuned_groups(base: RunConfig, groups: Sequence[Group], directory: Path) -> l
     seed = base.training.seed + TUNING_SEED
     rows = [(group.code, row) for group in groups for row in bracket[group.name].items()]
     runs = [PlannedRun.of(name, seed, settings, code) for code, (name, settings) in rows]
-    results = Sweep.open(directory / FOLDER, Plan("tuning", base, tuple(runs))).run()
+    results = Sweep.open(directory / FOLDER, Plan("tuning", base, tuple(runs))).run(runner)
     best = {
         group.name: _best(group.name, [r for r in results if r.run.group in bracket[group.name]]) for group in groups
     }
