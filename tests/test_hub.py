@@ -220,6 +220,15 @@ def test_what_a_killed_process_left_unfinished_is_fetched_again(hub, cache):
     assert log.read_text(encoding="utf-8").endswith("verified\n")
 
 
+def test_a_file_of_the_cache_that_was_cut_short_is_fetched_again(hub, cache):
+    documents()
+    with cached(cache).open("r+b") as stream:
+        stream.truncate(len(TEXT) - 1000)
+    assert documents() == STORIES
+    assert hub.sent == 2 * len(TEXT)
+    assert cached(cache).read_bytes() == TEXT
+
+
 def test_a_corrupted_file_is_refused_deleted_and_fetched_again(hub, cache):
     hub.failures.append(corrupt)
     digest = hashlib.sha256(TEXT).hexdigest()
@@ -306,7 +315,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_fetched(hub, mon
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40))), st.tuples(st.integers(0, 40), st.integers(0, 40)))
 def test_missing_ranges_are_those_that_were_never_added(tmp_path_factory, added, asked):
     file = tmp_path_factory.mktemp("ranges") / "file"
-    file.touch()
+    file.write_bytes(bytes(40))
     ranges = Ranges(file)
     for start, end in added:
         ranges.add(start, end)

@@ -257,11 +257,14 @@ def test_prepare_caps_tokens_without_fetching_the_rest(hub, capsys, tmp_path):
     hub.datasets[CATALOG["openwebtext"].repository].files |= {
         f"plain_text/train-0001{number}-of-00080.parquet": parquet(texts(1000, seed=number)) for number in range(9)
     }
-    words = flags(data="openwebtext", tokenizer="char", max_corpus_tokens="2k", output_dir="tokens")
+    words = flags(data="openwebtext", vocab_size=300, max_corpus_tokens="20k", output_dir="tokens")
     assert command("prepare", *words) == 0
     manifest = json.loads((tmp_path / "tokens" / "manifest.json").read_text(encoding="utf-8"))
-    assert sum(part["tokens"] for part in manifest["parts"].values()) == 2000
-    assert "2,000 tokens need" in capsys.readouterr().err
+    assert sum(part["tokens"] for part in manifest["parts"].values()) == 20_000
+    assert manifest["parts"]["val"]["tokens"] == 100  # every 200th document
+    assert "20,000 tokens need" in capsys.readouterr().err
+    files = hub.datasets[CATALOG["openwebtext"].repository].files
+    assert hub.sent < sum(map(len, files.values())) / 3
 
 
 def test_a_tokenizer_is_trained_on_a_corpus_by_name(hub, tmp_path):

@@ -10,19 +10,15 @@ VERIFIED = "verified"
 class Ranges:
     """The byte ranges of `file` that were written, kept in `file`.ranges: a line `start end` for each write.
 
-    A line that a killed process left unfinished is ignored, and its bytes are fetched again.
+    A line that a killed process left unfinished is ignored, and its bytes are fetched again. Where `file` was cut short
+    since, all of it is.
     """
 
     def __init__(self, file: Path):
         self.file, self._log = file, file.with_name(f"{file.name}.ranges")
         self.verified = False
         self._ranges: list[tuple[int, int]] = []  # disjoint, sorted
-        for line in self._lines():
-            if line == VERIFIED:
-                self.verified = True
-            else:
-                start, end = map(int, line.split())
-                self._merge(start, end)
+        self._load()
 
     def missing(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges between `start` and `end` that are not on disk, in order."""
@@ -53,7 +49,20 @@ class Ranges:
         self.file.unlink(missing_ok=True)
         self._ranges, self.verified = [], False
 
+    def _load(self) -> None:
+        lines = self._lines()
+        size = self.file.stat().st_size if lines else 0
+        written = [tuple(map(int, line.split())) for line in lines if line != VERIFIED]
+        if any(end > size for _, end in written):
+            self.forget()
+            return
+        for start, end in written:
+            self._merge(start, end)
+        self.verified = VERIFIED in lines
+
     def _merge(self, start: int, end: int) -> None:
+        if start >= end:
+            return
         touching = [known for known in self._ranges if known[0] <= end and start <= known[1]]
         merged = min([start, *(known[0] for known in touching)]), max([end, *(known[1] for known in touching)])
         self._ranges = sorted([*(known for known in self._ranges if known not in touching), merged])

@@ -215,6 +215,7 @@ class RangeReader(io.RawIOBase):
         if start >= end:
             return 0
         if any(self._file.ranges.missing(start, end)):
+            self._release()  # Windows deletes no open file, if it turns out to be corrupted
             ahead = min(int(start * READ_AHEAD), LARGEST_REQUEST) if self._read_ahead else 0
             self._file.fetch(start, min(max(end, start + ahead), self._file.size))
         if self._local is None:
@@ -226,6 +227,10 @@ class RangeReader(io.RawIOBase):
 
     def close(self) -> None:
         """Close the local file."""
+        self._release()
+        super().close()
+
+    def _release(self) -> None:
         if self._local is not None:
             self._local.close()
-        super().close()
+        self._local = None
