@@ -63,7 +63,7 @@ def ablate(
         local: this machine, one run per GPU or, on a CPU, one after another; slurm: a Slurm job for each run; ray: a
         Ray task for each run.
     preset: str
-        A named configuration as the base; default: ablation, a small model that trains in a minute. --config and flags
+        A named configuration as the base; default: ablation, a small model. --config and flags
         override it.
     config: Path
         A TOML file as the base, as for `train`.
