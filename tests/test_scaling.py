@@ -161,7 +161,7 @@ def ladder(folder: Path, **options: object) -> list[str]:
     data = folder / "many.txt"
     if not data.exists():
         write_text(data, documents=6000)
-    chosen = {"widths": "16,24,32", "budgets": "5e9,7e9,1e10", "batch_size": 500, **options}
+    chosen = {"widths": "16,20,24", "budgets": "5e9,7e9,1e10", "batch_size": 500, **options}
     return ["scaling", *flags(data=data, output_dir=folder / "ladder", **SETTINGS, **chosen)]
 
 
@@ -202,7 +202,7 @@ def test_a_run_with_four_times_the_compute_is_predicted_before_it_starts(tmp_pat
     assert prediction.items() <= found["held_out"].items()
     assert found["law"] == pytest.approx(vars(known_law), rel=0.02)
     assert found["held_out"]["trained_loss"] == pytest.approx(prediction["loss"], rel=1e-4)
-    assert all(row["parameters"] <= row["tokens"] and row["epochs"] <= 1.005 for row in found["runs"])
+    assert all(2 * row["parameters"] <= row["tokens"] and row["epochs"] <= 1.005 for row in found["runs"])
     assert {path.name for path in folder.glob("scaling.*")} == {"scaling.json", "scaling.svg", "scaling.png"}
     assert f"known: {FLOOR:.4f}" in capsys.readouterr().out
 
@@ -225,7 +225,7 @@ def test_runs_that_repeat_their_text_tell_what_repetition_is_worth(tmp_path, kno
     assert command(*ladder(tmp_path, repeat="2,4,8", held_out=0)) == 0
     found = report(tmp_path / "ladder")
     assert found["repetition"] == pytest.approx(5.0, rel=0.1)
-    assert [row["width"] for row in found["runs"] if row["epochs"] > 1.5] == [24, 24, 24]
+    assert [row["width"] for row in found["runs"] if row["epochs"] > 1.5] == [20, 20, 20]
     assert found["held_out"] is None
 
 

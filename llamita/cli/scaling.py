@@ -20,7 +20,7 @@ from llamita.errors import UserError
 if TYPE_CHECKING:
     from llamita.experiments.scaling import Study
 
-WIDTHS, BUDGETS, FACTOR = "32,48,64,96,128", "1.5e12,3e12,6e12", 4.0
+WIDTHS, BUDGETS, FACTOR = "32,48,64,96,128,160", "1.5e12,3e12,6e12,1.2e13", 4.0
 OF_THE_LADDER = "hidden_size", "num_layers", "max_steps", "epochs", "warmup_steps"
 """Settings that differ from run to run."""
 FLAGS = "--widths", "--budgets", "--repeat"

@@ -31,7 +31,7 @@ REFERENCE_TOKENS = 2.0**24
 FEWEST_STEPS = 10
 ROUNDING = 1.005
 """Runs are whole steps: one of a single epoch may end a few sequences after it."""
-FEWEST_TOKENS_PER_PARAMETER = 1.0
+FEWEST_TOKENS_PER_PARAMETER = 2.0
 """Runs with fewer are far from the best of their budget, and left out."""
 
 
@@ -118,7 +118,7 @@ def run_of(base: RunConfig, text: Text, width: int, tokens: float) -> PlannedRun
 def ladder(base: RunConfig, text: Text, widths: Sequence[int], budgets: Sequence[float]) -> Iterator[PlannedRun]:
     """Every width at every budget in FLOPs, where the text has enough tokens; the middle width comes first.
 
-    Left out are runs that would repeat text (`repetition.py`), and those with fewer tokens than parameters.
+    Left out are runs that would repeat text (`repetition.py`), and those with fewer than two tokens per parameter.
     """
     sizes = {width: size_of(base, text, width) for width in sorted(widths)}
     for width, size in sorted(sizes.items(), key=lambda item: abs(math.log(item[0] / sorted(sizes)[len(sizes) // 2]))):
