@@ -201,9 +201,10 @@ def mode(call: ast.Call) -> str:
     return str(modes[0].value) if modes and isinstance(modes[0], ast.Constant) else "r"
 
 
-def is_os(call: ast.Call) -> bool:
-    """Whether it is a function of `os`, such as `os.open`, which knows no text."""
-    return isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "os"
+def opens_no_text(call: ast.Call) -> bool:
+    """Whether it is a function of `os`, such as `os.open`, or of a class, such as `Sweep.open`."""
+    owner = getattr(call.func.value, "id", "") if isinstance(call.func, ast.Attribute) else ""
+    return owner == "os" or owner[:1].isupper()
 
 
 def test_text_files_are_read_and_written_in_a_named_encoding_and_written_with_named_newlines():
@@ -211,7 +212,7 @@ def test_text_files_are_read_and_written_in_a_named_encoding_and_written_with_na
     found += [place for place, call in calls("write_text") if not {"encoding", "newline"} <= given(call)]
     for place, call in calls("open", "fdopen"):
         needed = {"encoding"} if mode(call) == "r" else {"encoding", "newline"}
-        if "b" not in mode(call) and not is_os(call) and not needed <= given(call):
+        if "b" not in mode(call) and not opens_no_text(call) and not needed <= given(call):
             found.append(place)
     assert found == []
     assert len(list(calls("open"))) > 5
