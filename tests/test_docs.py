@@ -16,7 +16,7 @@ from llamita.config import ALIASES, SWITCHES
 
 fixtures = (cache,)
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["prepare", "train", "eval", "generate", "presets", "ablate", "scaling"]
+COMMANDS = ["prepare", "train", "eval", "generate", "report", "presets", "ablate", "scaling"]
 COMMANDS += ["tokenizer train", "tokenizer encode", "tokenizer decode"]
 BENCHMARKS = train, tokenizer, gpu
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

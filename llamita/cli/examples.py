@@ -40,6 +40,10 @@ GENERATE = """Examples:
   llamita generate runs/mine/step_00000500 --prompt "Once"
   echo "Once upon a time" | llamita generate runs/mine"""
 
+REPORT = """Examples:
+  llamita report
+  llamita report runs/first runs/second --output comparison.html"""
+
 PRESETS = """Examples:
   llamita presets
   llamita train --preset tinystories-15m --data my.txt"""

@@ -51,6 +51,12 @@ app.command(
     help_epilogue=examples.GENERATE,
 )
 app.command(
+    "llamita.cli.report:report",
+    help="Write a report of runs and sweeps: one HTML file with curves, settings that differ, samples and commands.",
+    usage="Usage: llamita report [RUN|SWEEP...] [OPTIONS]\n",
+    help_epilogue=examples.REPORT,
+)
+app.command(
     "llamita.cli.presets:presets",
     help="List the presets: their parameters, and the memory that training takes.",
     help_epilogue=examples.PRESETS,
