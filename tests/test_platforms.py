@@ -201,10 +201,14 @@ def mode(call: ast.Call) -> str:
     return str(modes[0].value) if modes and isinstance(modes[0], ast.Constant) else "r"
 
 
+def owner(call: ast.Call) -> str:
+    """What the function belongs to: `os` of `os.open`, `Sweep` of `Sweep.open`; empty for other expressions."""
+    return getattr(call.func.value, "id", "") if isinstance(call.func, ast.Attribute) else ""
+
+
 def opens_no_text(call: ast.Call) -> bool:
-    """Whether it is a function of `os`, such as `os.open`, or of a class, such as `Sweep.open`."""
-    owner = getattr(call.func.value, "id", "") if isinstance(call.func, ast.Attribute) else ""
-    return owner == "os" or owner[:1].isupper()
+    """Whether it is a function of `os` or of a class."""
+    return owner(call) == "os" or owner(call)[:1].isupper()
 
 
 def test_text_files_are_read_and_written_in_a_named_encoding_and_written_with_named_newlines():
@@ -227,7 +231,7 @@ def test_texts_to_train_on_are_read_with_the_newlines_they_have():
 
 def test_files_take_the_place_of_others_by_replace_alone():
     """What is renamed is a folder; the rules of Windows, above, see to it that none is at its place."""
-    assert [place for place, call in calls("rename", "renames") if is_os(call)] == []
+    assert [place for place, call in calls("rename", "renames") if owner(call) == "os"] == []
     folders = {"llamita/data/publishing.py", "llamita/train/checkpoint.py", "llamita/train/run_directory.py"}
     assert {place.partition(":")[0] for place, _ in calls("rename")} <= folders
 
