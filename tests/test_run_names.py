@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from runs import TINY, cache, command, flags, refusal, runs_in, text, train_words
 
-from llamita.config import ExecutionConfig
+from llamita.config import ExecutionConfig, RunConfig, replace
 from llamita.errors import UserError
+from llamita.train.identity import default_directory
 from llamita.train.run_directory import newest_run
 
 fixtures = (cache, text)
@@ -25,6 +28,16 @@ def generated(capsys, *words) -> tuple[str, str]:
     assert command("generate", *words, *GREEDY) == 0
     captured = capsys.readouterr()
     return captured.out, captured.err
+
+
+def test_a_run_keeps_the_directory_that_earlier_versions_gave_it():
+    def directory(**settings) -> str:
+        data: Any = SimpleNamespace(fingerprint="tokens")
+        return str(default_directory(replace(RunConfig(), **settings), data))
+
+    assert directory() == "runs/stories-3318622f"  # as version 0.1.0 did, which knew no --minutes
+    assert directory(max_steps=100) == "runs/stories-649977f2"
+    assert len({directory(), directory(minutes=1), directory(minutes=2)}) == 3
 
 
 def test_a_run_in_a_folder_of_runs_is_the_newest(text, tmp_path, capsys):

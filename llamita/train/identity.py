@@ -21,10 +21,18 @@ Facts = dict[str, Any]
 """What was found out and chosen when the run began, as recorded under [facts] of its config.toml."""
 
 
+ADDED_LATER = {"minutes": "off"}
+"""Identity settings that earlier versions lacked, with the value that they had in effect."""
+
+
 def default_directory(config: RunConfig, data: Dataset) -> Path:
-    """runs/<name>-<hash of the identity>: the same command finds its run again, a changed one starts another."""
+    """runs/<name>-<hash of the identity>: the same command finds its run again, a changed one starts another.
+
+    Runs of earlier versions are found, too: what was added since does not count while it is off.
+    """
     name = config.run.name or short_name(config.data.data[0])
-    identity = json.dumps([config.identity(), data.fingerprint], sort_keys=True)
+    settings = {key: value for key, value in config.identity().items() if ADDED_LATER.get(key, ...) != value}
+    identity = json.dumps([settings, data.fingerprint], sort_keys=True)
     return Path("runs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
