@@ -2,8 +2,11 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hub_server import Hub
@@ -15,6 +18,7 @@ import llamita.train
 from llamita.cli import examples
 from llamita.config import ALIASES, SWITCHES, VALUES, RunConfig, field_tables, replace
 from llamita.errors import UserError
+from llamita.experiments import Ablation
 
 fixtures = (cache, text)
 PAGE = (Path(__file__).parents[1] / "docs" / "coming-from.md").read_text(encoding="utf-8")
@@ -24,6 +28,8 @@ ON_THE_PAGE = [
 IN_HELP = re.findall(
     r"^  (?:echo .* \| )?(llamita .+)$", "\n".join(vars(examples)[n] for n in dir(examples) if n.isupper()), re.M
 )
+SWEEPS = "llamita ablate", "llamita scaling"
+"""They take from minutes to hours; their own tests run small ones."""
 LINES = sorted({line for line in [*ON_THE_PAGE, *IN_HELP] if "RUN" not in line and "TEXT" not in line})
 
 
@@ -52,6 +58,9 @@ def place(tmp_path_factory) -> Path:
         options = {**TINY, "tokenizer": "bpe", "vocab_size": 300, "max_steps": 2, "eval_every": 2}
         sizes = {"hidden_size": 256, "num_layers": 6, "num_heads": 8, "max_seq_len": 128, "batch_size": 1}
         assert command("train", *flags(data="input.txt", output_dir="runs/mine", **{**options, **sizes})) == 0
+    for name in ("first", "second"):
+        shutil.copytree(folder / "runs" / "mine", folder / "runs" / name)
+    (folder / "base.toml").write_text("[model]\nhidden_size = 64\n")
     return folder
 
 
@@ -62,7 +71,25 @@ def corpora() -> Iterator[Hub]:
         yield hub
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(("llamita train", "llamita presets"))])
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith(SWEEPS) and "--predict" not in line])
+def test_every_sweep_of_help_is_planned(place, monkeypatch, capsys, line):
+    planned: list[Any] = []
+
+    def plan(ablation: Ablation, directory: Path, runner: object = None) -> SimpleNamespace:
+        planned.extend(ablation.plan().runs)
+        return SimpleNamespace(results=[], text=str)
+
+    monkeypatch.setattr(Ablation, "run", plan)
+    monkeypatch.setattr("llamita.cli.scaling._study", lambda *arguments: planned.append(arguments))
+    monkeypatch.chdir(place)
+    assert command(*shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert planned
+
+
+QUICK = [line for line in LINES if not line.startswith(("llamita train", "llamita presets", *SWEEPS))]
+
+
+@pytest.mark.parametrize("line", QUICK)
 def test_every_other_command_of_the_page_and_of_help_runs(place, corpora, monkeypatch, capsys, line):
     monkeypatch.chdir(place)
     monkeypatch.setenv("LLAMITA_CACHE", str(place / "cache"))
