@@ -48,7 +48,7 @@ def configuration(monkeypatch, *words) -> RunConfig:
     """The configuration that `llamita train` would train."""
     taken = []
 
-    def take(config, **_):
+    def take(config, *_, **__):
         taken.append(config)
         raise SystemExit(0)
 

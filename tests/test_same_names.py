@@ -81,7 +81,7 @@ def from_command_line(*arguments: Any) -> RunConfig | None:
     """The configuration that `llamita train` would train; None where it refuses."""
     taken: list[RunConfig] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llamita.train, "train", lambda config, **_: taken.append(config) or exit(0))
+        patch.setattr(llamita.train, "train", lambda config, *_, **__: taken.append(config) or exit(0))
         code = command("train", *arguments)
     assert code == (0 if taken else 2)
     return taken[0] if taken else None
