@@ -30,12 +30,14 @@ Whole numbers may be written `10000`, `10_000`, `1e4` or `10k` (also M, B); in T
 stands for a derived value or for off, as described for each setting.
 
 `--config RUN/config.toml` repeats that run, and with other flags starts a similar one. Values that were not set follow
-the flags: `num_heads`, `num_kv_heads`, `head_dim`, `intermediate_size` and `learning_rate` are derived again if their
-value in the config.toml of a run is the one derived from the other settings there. So `--hidden_size 256` is enough to
-change the width. Every other value stays, as do `vocab_size` and `max_steps`, which came from the data. In a file that
-no run wrote, which has no table `[facts]`, every value stays. What `auto` chose in that run (device, precision,
-threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape and the processor is of the
-same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen from scratch.
+the flags: sizes of the model except `vocab_size` and `max_seq_len`, `learning_rate` and `batch_size` are derived again
+if their value in the config.toml of a run is the one derived from the other settings there. So `--hidden_size 256` is
+enough to change the width, and `--size 20M` replaces the whole shape, learning rate and batch, set or not.
+Every other value stays, as do `vocab_size` and `max_steps`, which came from the data. In a file that no run wrote,
+which has no table `[facts]`, every value stays, except that `--size` replaces these there, too. What `auto` chose in
+that run (device, precision, threads, kernels, compilation, micro-batch) is chosen again if the model has the same shape
+and the processor is of the same kind, so that the run is bitwise reproducible; otherwise a note says that it is chosen
+from scratch.
 `train(config, repeated="RUN/config.toml")` does this in Python. A run with a budget of `minutes` is repeated with as
 many steps as it had, also if the machine is slower or faster now; with another setting, its steps are planned again.
 
@@ -45,7 +47,8 @@ Python constructs the same configuration from the same names, or from their alia
 derived again, and so is a derived setting that is replaced by 0.
 
 *Identity* settings define the experiment: another value is another run, and resuming a run with one is refused.
-*Execution* settings may change when a run is resumed. (Text and tokenizer count by their content.)
+*Execution* settings may change when a run is resumed. (Text and tokenizer count by their content, `size` and `depth` by
+the shape, learning rate and batch that follow from them.)
 
 This page is written by `python scripts/write_configuration_page.py`.
 """

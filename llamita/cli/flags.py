@@ -144,7 +144,7 @@ def _named(arguments: ArgumentCollection, flag: str) -> str:
 
 def _fill(tables: Tables, source: str, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give every flag that has no value yet the one from `tables`."""
-    said = [name for name in RIVALS if _named(arguments, f"--{name}")]
+    said = {name: value for name in RIVALS if (value := _named(arguments, f"--{name}"))}
     settings = {name: value for table in beneath(tables, said).values() for name, value in table.items()}
     if commands == ("prepare",):
         settings.pop("output_dir", None)  # in a file, it is the directory of a run

@@ -17,7 +17,7 @@ from llamita.config.checks import require_not_negative, require_positive, requir
 from llamita.config.data import EXECUTION, DataConfig
 from llamita.config.execution import MOST_THREADS, ONE_START, ExecutionConfig, Interval
 from llamita.config.generation import GenerationConfig
-from llamita.config.model import ModelConfig, derived_sizes
+from llamita.config.model import ModelConfig
 from llamita.config.numbers import whole_number
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
 from llamita.config.run import (
@@ -30,6 +30,7 @@ from llamita.config.run import (
     replace,
     settings_asked_for,
 )
+from llamita.config.size import derived_sizes
 from llamita.config.toml import Schema, Tables, read_toml, unknown_name, write_toml
 from llamita.config.training import MOST_STEPS, TrainingConfig
 

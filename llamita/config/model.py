@@ -1,10 +1,12 @@
 """The [model] table: the architecture. Nothing here needs torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from llamita.config.checks import require_positive, require_share
+from llamita.config.checks import require_not_negative, require_positive, require_share
+from llamita.config.data import EXECUTION
 from llamita.config.derived import Derives, set_derived
+from llamita.config.size import SIZES, derived_shape, derived_sizes
 from llamita.errors import UserError
 
 
@@ -18,14 +20,20 @@ class ModelConfig(Derives):
 
     vocab_size: int = 2048
     """Number of token ids: of a BPE tokenizer trained here, at most; the model takes the size of its tokenizer."""
-    hidden_size: int = 128
-    """Width of the residual stream."""
+    size: int = field(default=0, metadata=EXECUTION, kw_only=True)
+    """Number of parameters, within 10 %: all sizes below that are not set follow from it, and learning rate and batch;
+    0: off."""
+    depth: int = field(default=0, metadata=EXECUTION, kw_only=True)
+    """Number of layers, each 64 wide: the same follow from it; 0: off."""
+    hidden_size: int = 0
+    """Width of the residual stream; 0: from size or depth, else 128."""
     intermediate_size: int = 0
     """Feed-forward width; 0: 8/3 of hidden_size, rounded up to a multiple of 16; 4 times it for gelu, relu2."""
-    num_layers: int = 2
-    """Number of blocks."""
+    num_layers: int = 0
+    """Number of blocks; 0: from size or depth, else 2."""
     num_heads: int = 0
-    """Number of query heads; 0: hidden_size / 32, or an even number of wider heads if 32 does not divide it."""
+    """Number of query heads; 0: hidden_size / 32, or an even number of wider heads if 32 does not divide it;
+    with size or depth, hidden_size / 64 from 512 on."""
     num_kv_heads: int = 0
     """Number of key and value heads, a divisor of num_heads; 1: multi-query attention; 0: num_heads (multi-head)."""
     head_dim: int = 0
@@ -70,7 +78,13 @@ class ModelConfig(Derives):
         self._check_position()
 
     def _derive(self) -> None:
-        sizes = derived_sizes(self.hidden_size, self.num_heads, self.mlp)
+        if self.size and self.depth:
+            raise UserError(f"size {self.size:,} and depth {self.depth} both set the shape: give one")
+        require_positive(self, "vocab_size", "max_seq_len")
+        require_not_negative(self, "size", "depth", *SIZES)
+        shape = derived_shape(vars(self))
+        wide_heads = bool(self.size or self.depth)
+        sizes = shape._asdict() | derived_sizes(shape.hidden_size, self.num_heads, self.mlp, wide_heads=wide_heads)
         set_derived(self, {name: size for name, size in sizes.items() if not getattr(self, name)})
         if self.head_dim is None:
             raise UserError(
@@ -110,26 +124,3 @@ class ModelConfig(Derives):
                 f"rope_low_freq_factor {self.rope_low_freq_factor} is not below rope_high_freq_factor "
                 f"{self.rope_high_freq_factor}: lower it (Llama 3 has 1 and 4)"
             )
-
-
-def derived_sizes(hidden_size: int, num_heads: int = 0, mlp: str = "swiglu") -> dict[str, int | None]:
-    """Default sizes of a model; head_dim is None if num_heads does not divide the width."""
-    default = _default_heads(hidden_size)
-    heads = num_heads or default
-    return {
-        "num_heads": default,
-        "num_kv_heads": heads,
-        "head_dim": hidden_size // heads if heads > 0 and hidden_size % heads == 0 else None,
-        "intermediate_size": -(-hidden_size // 6) * 16 if mlp == "swiglu" else 4 * hidden_size,
-    }
-
-
-def _default_heads(hidden_size: int) -> int:
-    """Heads of 32 elements, a width that every fused attention kernel supports, if 32 divides the hidden size.
-
-    Otherwise the most heads of at least 32 elements that divide it: an even number, so that it can form groups, or one.
-    """
-    if hidden_size % 32 == 0:
-        return max(1, hidden_size // 32)
-    counts = range(hidden_size // 64 * 2, 0, -2)
-    return next((count for count in counts if hidden_size % (2 * count) == 0), 1)

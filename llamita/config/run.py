@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 from llamita.config.data import DataConfig
 from llamita.config.derived import with_derived
 from llamita.config.execution import ExecutionConfig
-from llamita.config.model import ModelConfig, derived_sizes
+from llamita.config.model import ModelConfig
 from llamita.config.optimizer import OptimizerConfig, default_learning_rate
+from llamita.config.size import FROM_SIZE, SIZES, default_batch_size, derived_shape, derived_sizes
 from llamita.config.toml import Note, Schema, Tables, read_toml
 from llamita.config.training import TrainingConfig
 from llamita.presets import preset_path
@@ -28,7 +29,10 @@ class RunConfig:
     run: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        """Derive the learning rate if it was not set, as soon as `head_init` is known."""
+        """Derive batch size and learning rate if they were not set; the latter as soon as `head_init` is known."""
+        if "batch_size" in self.training.derived:
+            size = default_batch_size(vars(self.model), self.training.grad_accum_steps)
+            object.__setattr__(self, "training", with_derived(self.training, {"batch_size": size}))
         if self.optimizer.learning_rate and "learning_rate" not in self.optimizer.derived:
             return
         width, head_init = self.model.hidden_size, self.model.head_init
@@ -56,7 +60,7 @@ class RunConfig:
 
     def asked_for(self) -> Tables:
         """The same without derived values: constructs an equal configuration."""
-        return _without(self.tables(), self.model.derived | self.optimizer.derived)
+        return _without(self.tables(), self.model.derived | self.optimizer.derived | self.training.derived)
 
     def identity(self) -> dict[str, Any]:
         """The identity fields, by flat name."""
@@ -77,24 +81,26 @@ def replace(config: RunConfig, **values: Any) -> RunConfig:
     """A copy of `config` with settings replaced by flat names or aliases: `replace(config, n_embd=256, seed=1)`.
 
     It is what the command line makes of the same names, as flags over the same file: values that were not set
-    (num_heads, num_kv_heads, head_dim, intermediate_size, learning_rate) are derived again, and so are those replaced
-    by 0; `epochs` or `minutes` replace `max_steps`. Raises `UserError` for names that are unknown and values that do
-    not fit.
+    (all sizes but vocab_size and max_seq_len, learning_rate, batch_size) are derived again, and so are those replaced
+    by 0; `epochs` or `minutes` replace `max_steps`, and `size` or `depth` what follows from them. Raises `UserError`
+    for names that are unknown and values that do not fit.
     """
     above = SCHEMA.tables_of(values, "configuration")
-    below = beneath(config.asked_for(), [name for rows in above.values() for name in rows])
+    below = beneath(config.asked_for(), {name: value for rows in above.values() for name, value in rows.items()})
     return RunConfig.from_tables({table: {**rows, **above.get(table, {})} for table, rows in below.items()})
 
 
 LENGTHS = {"max_steps", "epochs", "minutes"}
-RIVALS = {name: LENGTHS - {name} for name in LENGTHS}
+SHAPES = {"size": {"depth", *FROM_SIZE}, "depth": {"size", *FROM_SIZE}}
+RIVALS = {name: LENGTHS - {name} for name in LENGTHS} | SHAPES
 """Settings that express the same thing: setting one on a higher level removes the others from lower levels."""
 
 
-def beneath(tables: Tables, names: Iterable[str]) -> Tables:
-    """`tables` without what settings of these names, on a higher level, override."""
-    covered = {*names}
-    return _without(tables, covered.union(*(RIVALS[name] for name in covered & RIVALS.keys())))
+def beneath(tables: Tables, settings: Mapping[str, Any]) -> Tables:
+    """`tables` without what `settings`, on a higher level, override. One of 0 is no size or depth: the shape stays."""
+    off = {name for name in SHAPES if str(settings.get(name)) == "0"}
+    rivals = (RIVALS[name] for name in (settings.keys() & RIVALS.keys()) - off)
+    return _without(tables, {*settings}.union(*rivals))
 
 
 def _without(tables: Tables, names: Collection[str]) -> Tables:
@@ -133,9 +139,21 @@ def _say_nothing(_: str) -> None:
 
 def _without_derived(settings: Tables) -> Tables:
     """`settings` without the values that equal those derived from the others."""
-    model = settings.get("model", {})
-    width = model.get("hidden_size", ModelConfig.hidden_size)
-    rate = default_learning_rate(width, model.get("head_init", ModelConfig.head_init))
-    sizes = derived_sizes(width, model.get("num_heads", 0), model.get("mlp", ModelConfig.mlp))
-    derived = {**sizes, "learning_rate": rate}
-    return {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
+    model, training = settings.get("model", {}), settings.get("training", {})
+    shape, heads = ModelConfig(**model), model.get("num_heads", 0)
+    derived = {
+        **derived_sizes(shape.hidden_size, heads, shape.mlp, wide_heads=bool(shape.size or shape.depth)),
+        "learning_rate": default_learning_rate(shape.hidden_size, shape.head_init),
+        "batch_size": default_batch_size(vars(shape), training.get("grad_accum_steps", 1)),
+    }
+    rest = {table: {k: v for k, v in rows.items() if v != derived.get(k)} for table, rows in settings.items()}
+    return _without(rest, _derived_shape(rest.get("model", {}), shape))
+
+
+def _derived_shape(settings: Mapping[str, Any], model: ModelConfig) -> Collection[str]:
+    """Which of width and number of layers of `model` follow from the other `settings`."""
+    known = {**vars(model), **dict.fromkeys(SIZES, 0), **settings}
+    for names in (("hidden_size", "num_layers"), ("hidden_size",), ("num_layers",)):
+        if derived_shape({**known, **dict.fromkeys(names, 0)}) == (model.hidden_size, model.num_layers):
+            return names
+    return ()

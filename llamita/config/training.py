@@ -5,19 +5,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamita.config.checks import require_not_negative, require_positive
+from llamita.config.derived import Derives, set_derived
+from llamita.config.size import DEFAULT_BATCH
 from llamita.errors import UserError
 
 MOST_STEPS = 10**9  # more is a typo
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Derives):
     """Batch size, length and seed. One update trains on batch_size x grad_accum_steps sequences."""
 
     seed: int = 0
     """Seed of initial weights, data order, dropout, samples, and the built-in stories."""
-    batch_size: int = 16
-    """Sequences per batch, over all processes together."""
+    batch_size: int = 0
+    """Sequences per batch, over all processes together; 0: 16, or from size or depth."""
     grad_accum_steps: int = 1
     """Gradient accumulation: batches per update."""
     max_steps: int = 0
@@ -29,6 +31,7 @@ class TrainingConfig:
     on, with evaluation, samples and checkpoints; off: max_steps or epochs decide."""
 
     def __post_init__(self) -> None:
+        set_derived(self, {} if self.batch_size else {"batch_size": DEFAULT_BATCH})
         require_positive(self, "batch_size", "grad_accum_steps")
         require_not_negative(self, "seed", "max_steps", "epochs")
         if max(self.max_steps, self.epochs) > MOST_STEPS:

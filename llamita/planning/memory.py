@@ -5,6 +5,7 @@ mode counts what real tensors would allocate and free. So a laptop can estimate 
 formula has to be kept in line with the code.
 """
 
+import dataclasses
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from llamita import ops
-from llamita.config import ModelConfig, RunConfig, replace
+from llamita.config import ModelConfig, RunConfig
 from llamita.evaluate.loss import TOKENS_PER_BATCH
 from llamita.model import Llama
 from llamita.ops.cpu.scratch import fake_buffers
@@ -59,9 +60,9 @@ def training_memory(config: RunConfig, hardware: Hardware) -> Memory:
     parameters, state = sum(count_parameters(config.model).values()), optimizer_state_bytes(config)
     layers = config.model.num_layers
     few, more = FEW_LAYERS if layers > max(FEW_LAYERS) else (layers, layers)
-    phases = _phases(replace(config, num_layers=few), hardware)
+    phases = _phases(_with_layers(config, few), hardware)
     if more != few:
-        longer = _phases(replace(config, num_layers=more), hardware)
+        longer = _phases(_with_layers(config, more), hardware)
         phases = {name: size + (longer[name] - size) * (layers - few) // (more - few) for name, size in phases.items()}
     activations = phases.pop("activations")
     if config.run.sample_every:
@@ -69,6 +70,14 @@ def training_memory(config: RunConfig, hardware: Hardware) -> Memory:
         phases["samples"] = 4 * parameters + state + tokens * cache_bytes_per_token(config.model, bytes_per_number=4)
     heap = HEAP.get(hardware.precision, 1.0) if hardware.device == "cpu" else 1.0
     return Memory(4 * parameters, 4 * parameters, state, activations, round(heap * max(phases.values())))
+
+
+def _with_layers(config: RunConfig, num_layers: int) -> RunConfig:
+    """`config` with another number of layers, and width and batch as they are: they may follow from a size."""
+    training = dataclasses.replace(config.training)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, num_layers=num_layers), training=training
+    )
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamita.config import OptimizerConfig, RunConfig
+from llamita.config.size import explain_shape
 from llamita.data import Dataset
 from llamita.parallel import Processes
 from llamita.planning.choices import StepChoices
@@ -56,6 +57,7 @@ class Plan:
             "steps": self._steps(),
             "data": self._data(),
             "parameters": self._parameters(),
+            "shape": explain_shape(vars(self.config.model)),
             "compute": self._compute(),
             "update": self._update(),
             "optimizer": self._optimizer(),
