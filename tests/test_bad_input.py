@@ -84,7 +84,7 @@ def test_text_shorter_than_a_window_is_refused_with_a_context_that_fits(tmp_path
         ({"learning_rate": -1}, "learning_rate is -1"),
         ({"learning_rate": "nan"}, "learning_rate is nan"),
         ({"min_learning_rate": 1}, "min_learning_rate 1.0 is above learning_rate"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
         ({"grad_accum_steps": -2}, "grad_accum_steps is -2"),
         ({"micro_batch_size": -1}, "micro_batch_size is -1"),
         ({"max_steps": -1}, "max_steps is -1"),
