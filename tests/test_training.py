@@ -22,6 +22,7 @@ from runs import (
     last_checkpoint,
     refusal,
     rows,
+    runs_in,
     spy_on_gradients,
     text,
     tiny_config,
@@ -207,12 +208,12 @@ def test_by_default_a_part_is_scored_but_everything_if_there_is_a_loss_floor(
 def test_the_written_config_finds_its_own_finished_run_again(text, tmp_path, monkeypatch, capsys, directory):
     named = {} if directory is None else {"output_dir": directory}
     assert command("train", *flags(data=text.name, **TINY, **named)) == 0
-    (run,) = [tmp_path / directory] if directory else (tmp_path / "runs").iterdir()
+    (run,) = [tmp_path / directory] if directory else runs_in(tmp_path / "runs")
     assert directory or run.name.startswith("text-")
     before = tree(run)
     assert command("train", "--config", run / "config.toml") == 0
     assert tree(run) == before
-    assert directory or list((tmp_path / "runs").iterdir()) == [run]
+    assert directory or runs_in(tmp_path / "runs") == [run]
 
 
 def test_the_written_config_with_another_width_is_a_run_whose_sizes_and_learning_rate_fit_it(text, tmp_path):
@@ -230,13 +231,13 @@ def test_the_written_config_with_another_width_is_a_run_whose_sizes_and_learning
 def test_a_bpe_vocabulary_smaller_than_requested_finds_its_run_again(text, tmp_path):
     words = ["train", *flags(data=text, **{**TINY, "tokenizer": "bpe", "vocab_size": 2000})]
     assert command(*words) == 0
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = runs_in(tmp_path / "runs")
     config = tomllib.loads((run / "config.toml").read_text())
     assert 256 < config["model"]["vocab_size"] < 2000
     before = tree(run)
     assert command(*words) == 0
     assert command("train", "--config", run / "config.toml") == 0
-    assert list((tmp_path / "runs").iterdir()) == [run]
+    assert runs_in(tmp_path / "runs") == [run]
     assert tree(run) == before
 
 
@@ -257,7 +258,7 @@ def test_another_seed_or_shape_starts_another_run_and_the_same_command_finds_the
     options = {**TINY, "max_steps": 1, "data": text}
     for change in ({}, {"seed": 1}, {"hidden_size": 32}, {}, {"log_every": 7}):
         assert command("train", *flags(**{**options, **change})) == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert len(runs_in(tmp_path / "runs")) == 3
 
 
 def test_a_run_on_stories_knows_its_floor_and_the_cli_says_how_far_it_is(tmp_path, monkeypatch, capsys):
@@ -265,7 +266,7 @@ def test_a_run_on_stories_knows_its_floor_and_the_cli_says_how_far_it_is(tmp_pat
     monkeypatch.setattr(llamita.corpus.story_corpus, "VALIDATION_STORIES", 30)
     options = {**TINY, "max_seq_len": 512, "tokenizer": "bpe", "vocab_size": 400, "max_steps": 2, "eval_sequences": 0}
     assert command("train", *flags(**options)) == 0
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = runs_in(tmp_path / "runs")
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["model"]["head_init"] == "copy"
     data = open_dataset(llamita.config.RunConfig.from_toml(run / "config.toml"))
