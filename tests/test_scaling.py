@@ -297,6 +297,8 @@ def test_an_interrupted_ladder_says_how_many_runs_are_needed(tmp_path, known_law
         (["--budgets", "-1"], "--budgets is -1"),
         (["--hidden_size", "64"], "--hidden_size: the ladder sets it"),
         (["--max_steps", "10"], "--max_steps: the ladder sets it"),
+        (["--size", "1M"], "--size: the ladder sets it"),
+        (["--minutes", "1"], "--minutes: the ladder sets it"),
         (["--held_out", "-1"], "must be positive"),
     ],
 )

@@ -1,7 +1,6 @@
 """`llamita scaling`."""
 
 import math
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from llamita.experiments.scaling import Study
 
 WIDTHS, BUDGETS, FACTOR = "32,48,64,96,128,160", "1.5e12,3e12,6e12,1.2e13", 4.0
-OF_THE_LADDER = "hidden_size", "num_layers", "max_steps", "epochs", "warmup_steps"
+OF_THE_LADDER = "size", "depth", "hidden_size", "num_layers", "max_steps", "epochs", "minutes", "warmup_steps"
 """Settings that differ from run to run."""
 FLAGS = "--widths", "--budgets", "--repeat"
 
@@ -168,10 +167,11 @@ def _default_directory(base: RunConfig) -> Path:
 
 def _require_free(base: RunConfig) -> None:
     """Raise `UserError` for a setting that the ladder sets."""
-    for table in (base.model, base.training, base.optimizer):
-        for field in fields(table):
-            if field.name in OF_THE_LADDER and getattr(table, field.name) != field.default:
-                raise UserError(f"--{field.name}: the ladder sets it: leave it out, and give --widths and --budgets")
+    defaults = RunConfig().tables()
+    for table, rows in base.asked_for().items():
+        for name in OF_THE_LADDER:
+            if name in rows and rows[name] != defaults[table][name]:
+                raise UserError(f"--{name}: the ladder sets it: leave it out, and give --widths and --budgets")
 
 
 def _require_extra() -> None:
