@@ -477,16 +477,10 @@ def test_a_config_damaged_by_hand_is_one_line_that_names_it(run, text, capsys, c
     assert "config.toml" in refusal(capsys, *train_words(text, run))
 
 
-OWN_PIPES = "parallel.py", "worker.py"
-"""Of `tokenizer/`: a process and the workers that it started, over pipes that nobody else can write to."""
-
-
 def test_nothing_is_ever_unpickled():
     """Names that unpickle, or could, occur nowhere: torch.load, pickle and its relatives, allow_pickle."""
     names = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "allow_pickle"}
     for file in Path(llamita.__file__).parent.rglob("*.py"):
-        if file.parent.name == "tokenizer" and file.name in OWN_PIPES:
-            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             match node:
                 case ast.Import(names=found) | ast.ImportFrom(names=found):

@@ -12,9 +12,10 @@ from test_data_prepare import DOCUMENTS, Utf8, trained_bpe
 from llamita.corpus import DocumentList, TextFiles
 from llamita.data import prepare
 from llamita.errors import UserError
-from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, parallel
-from llamita.tokenizer.batches import encode_pieces
+from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, parallel, worker
+from llamita.tokenizer.batches import Encoded, encode_pieces
 from llamita.tokenizer.parallel import DocumentEncoder, Workers
+from llamita.tokenizer.pipes import pack_ids, pack_strings, unpack_result, unpack_strings
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,24 @@ def test_an_error_in_a_worker_is_raised_here(tmp_path):
     with pytest.raises(UserError, match="byte"):
         prepare(DocumentList(DOCUMENTS, "x"), tokenizer, tmp_path / "cache", workers=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_sent_to_workers_and_back_arrives_unchanged():
+    strings = ["", None, "äh", "\ud800 alone", "\0", "x" * 70_000, None, None]
+    assert unpack_strings(pack_strings(strings)) == strings
+    assert unpack_strings(pack_strings([])) == []
+    for dtype in (np.uint16, np.uint32):
+        encoded = Encoded(np.array([3, 65_535, 0], dtype), np.array([1, 1, 3], np.int64))
+        received = unpack_result(pack_ids(encoded), np.dtype(dtype))
+        assert received.ids.dtype == dtype
+        assert [part.tolist() for part in received] == [part.tolist() for part in encoded]
+
+
+def test_a_defect_in_a_worker_comes_with_its_traceback():
+    tokenizer = trained_bpe()
+    tokenizer.encode_document = lambda strings: [1 / 0]  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        unpack_result(worker._result(tokenizer, pack_strings(["text"])), np.dtype(np.uint16))
 
 
 def test_workers_end_when_the_iterator_is_left(monkeypatch):

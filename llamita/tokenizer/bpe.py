@@ -68,7 +68,7 @@ class BPETokenizer(Tokenizer):
         self._ignore_merges = ignore_merges or merges is None
         self._merge_ranks = _merge_ranks(self._merges or [], self._ids)
         require_pattern(pattern)
-        self.pattern, self._plain = pattern, plain
+        self.pattern, self.plain = pattern, plain
         self._special, self._nothing_special = SpecialTokens(special_tokens or []), SpecialTokens()
         self.special_tokens = _special_ids(special_tokens or [], vocab, self._ids)
         self._special_in_document = SpecialTokens(token for token in self.special_tokens if token != END_OF_TEXT)
@@ -107,7 +107,7 @@ class BPETokenizer(Tokenizer):
     def _encoder(self) -> "NativeEncoder | PlainEncoder":
         """Made for the first text, since building the kernels' tables takes a moment."""
         ranks = None if self._merges is None else self._merge_ranks
-        if self._plain or not available(*ENCODING):
+        if self.plain or not available(*ENCODING):
             return PlainEncoder(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges)
         return NativeEncoder(number_vocabulary(self.pattern, self._tokens, self._ids, ranks, self._ignore_merges))
 

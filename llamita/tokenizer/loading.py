@@ -74,16 +74,23 @@ def _require_all_bytes(tokenizer: Tokenizer) -> None:
 
 
 def _read_json(file: Path) -> Tokenizer:
-    content = json.loads(file.read_bytes().decode("utf-8"))
+    return tokenizer_from_json(json.loads(file.read_bytes().decode("utf-8")))
+
+
+def tokenizer_from_json(content: Content, *, plain: bool = False) -> Tokenizer:
+    """The tokenizer that a tokenizer.json describes; `plain` as for `BPETokenizer`.
+
+    Raises `UserError` for one of another kind, and other errors for content that is damaged.
+    """
     kind = content["model"].get("type", "BPE")  # old files leave it out
     if kind == "WordLevel":
         return _characters(content)
     if kind != "BPE":
         raise UserError(f"the model type {kind!r} is not supported; give byte-level BPE or characters")
-    return _bpe(content)
+    return _bpe(content, plain)
 
 
-def _bpe(content: Content) -> BPETokenizer:
+def _bpe(content: Content, plain: bool) -> BPETokenizer:
     model, special = content["model"], _added_tokens(content)
     _refuse_extras(content)
     pattern = _pattern(content.get("pre_tokenizer"))
@@ -93,11 +100,11 @@ def _bpe(content: Content) -> BPETokenizer:
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     merges = [(_bytes_of(left), _bytes_of(right)) for left, right in pairs]
     if not model.get("ignore_merges"):
-        return BPETokenizer(vocab, merges, special, pattern)
+        return BPETokenizer(vocab, merges, special, pattern, plain=plain)
     # If the merges just follow from the vocabulary, they are only there because the file needs some: ids are ranks.
-    by_rank = BPETokenizer(vocab, None, special, pattern)
+    by_rank = BPETokenizer(vocab, None, special, pattern, plain=plain)
     derived = by_rank.to_json()["model"]["merges"] == [" ".join(pair) for pair in pairs]
-    return by_rank if derived else BPETokenizer(vocab, merges, special, pattern, ignore_merges=True)
+    return by_rank if derived else BPETokenizer(vocab, merges, special, pattern, ignore_merges=True, plain=plain)
 
 
 def _bytes_of(token: str) -> bytes:

@@ -4,8 +4,8 @@ Processes, not threads: the kernels release the GIL, but what surrounds them (te
 holds it. They are started as commands rather than by `multiprocessing`, which would import the user's script again.
 """
 
+import json
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -18,11 +18,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, cast
 
+import numpy as np
+
 from llamita.errors import UserError
 from llamita.tokenizer.base import Tokenizer
 from llamita.tokenizer.batches import Encoded, batches, characters, encode_batch, encode_pieces
 from llamita.tokenizer.bpe import BPETokenizer
 from llamita.tokenizer.chars import CharTokenizer
+from llamita.tokenizer.pipes import pack_strings, receive, send, unpack_result
 
 PARALLEL_AFTER = 1.0
 """Seconds of encoding in this process before others are started, which takes each of them about as long."""
@@ -93,7 +96,8 @@ class Workers:
         self._threads = ThreadPoolExecutor(count)
         for process in self._processes:
             self._idle.put(process)
-        self._tokenizer = pickle.dumps(tokenizer)
+        settings = {"tokenizer": tokenizer.to_json(), "plain": isinstance(tokenizer, BPETokenizer) and tokenizer.plain}
+        self._tokenizer, self._dtype = json.dumps(settings).encode(), np.dtype(tokenizer.dtype)
         self._ready: set[int] = set()  # the processes that have the tokenizer
 
     def encode(self, waiting: Iterable[list[str | None]], needed: Needed) -> Iterator[Encoded]:
@@ -125,26 +129,22 @@ class Workers:
     def _encode(self, batch: list[str | None]) -> Encoded:
         process = self._idle.get()
         try:
-            result = self._answer(process, batch)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            return unpack_result(self._answer(process, batch), self._dtype)
+        except (OSError, EOFError) as error:
             raise UserError(
                 f"a process that encodes text ended with status {process.wait()}, perhaps because memory ran out; "
                 "start again"
             ) from error
         finally:
             self._idle.put(process)
-        if isinstance(result, Exception):
-            raise result
-        return result
 
-    def _answer(self, process: "subprocess.Popen[bytes]", batch: list[str | None]) -> Encoded | Exception:
+    def _answer(self, process: "subprocess.Popen[bytes]", batch: list[str | None]) -> bytes:
         requests, results = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
         if process.pid not in self._ready:
-            requests.write(self._tokenizer)
+            send(requests, self._tokenizer)
             self._ready.add(process.pid)
-        pickle.dump(batch, requests, pickle.HIGHEST_PROTOCOL)
-        requests.flush()
-        return pickle.load(results)  # from a process of this program
+        send(requests, pack_strings(batch))
+        return receive(results)
 
 
 def usable_cores() -> int:
