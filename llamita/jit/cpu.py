@@ -1,5 +1,6 @@
-"""CPU model and instruction-set features."""
+"""CPU model, instruction-set features, and the cores that a process may use."""
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,11 @@ def cpu_flags() -> frozenset[str]:
     """Instruction-set extensions by their Linux names, e.g. "avx512_bf16"; empty where /proc/cpuinfo is missing."""
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
     return frozenset(flags.partition(":")[2].split())
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpuinfo() -> tuple[str, ...]:

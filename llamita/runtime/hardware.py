@@ -13,10 +13,11 @@ import torch
 from llamita import jit, ops
 from llamita.config import ExecutionConfig, ModelConfig
 from llamita.errors import UserError
+from llamita.jit.cpu import usable_cores
 from llamita.model import Llama
 from llamita.optim import DynamicLossScaling, NoScaling, Scaling
 from llamita.parallel import Processes
-from llamita.runtime.threads import choose_threads, usable_cores
+from llamita.runtime.threads import choose_threads
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

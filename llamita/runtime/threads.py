@@ -1,7 +1,5 @@
 """The number of CPU threads of a process: a function of the model's shape and the CPU affinity, never of the load."""
 
-import os
-
 from llamita.config import ModelConfig
 
 WORK_PER_THREAD = 1 << 19
@@ -14,8 +12,3 @@ def choose_threads(model: ModelConfig | None, cores: int) -> int:
         return max(1, cores)
     work = model.max_seq_len * model.hidden_size * model.hidden_size
     return max(1, min(cores, work // WORK_PER_THREAD))
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from llamita.errors import UserError
+from llamita.jit.cpu import usable_cores
 from llamita.tokenizer.base import Tokenizer
 from llamita.tokenizer.batches import Encoded, batches, characters, encode_batch, encode_pieces
 from llamita.tokenizer.bpe import BPETokenizer
@@ -145,11 +146,6 @@ class Workers:
             self._ready.add(process.pid)
         send(requests, pack_strings(batch))
         return receive(results)
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_parallel(tokenizer: Tokenizer) -> bool:
