@@ -1,7 +1,10 @@
 """Atomic file writes: a file is complete, or as it was before, whatever happens."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llamita.errors import UserError
 
@@ -23,6 +26,11 @@ def write_atomically(file: Path, content: bytes) -> None:
         raise UserError(f"{file}: could not be written ({error.strerror}); the file is as it was before") from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as indented JSON, atomically. Raises `UserError` as `write_atomically` does."""
+    write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def remove_left_overs(file: Path) -> None:

@@ -15,7 +15,7 @@ from llamita.corpus.files import JSON_LINES, PARQUET
 from llamita.corpus.remote import RemoteFile, make_folder
 from llamita.corpus.web import WITHOUT_NETWORK, Retries, one_line, transient_errors
 from llamita.errors import UserError
-from llamita.files import write_atomically
+from llamita.files import write_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo
@@ -67,7 +67,7 @@ class HubDataset:
             return Listing(rows["commit"], rows["licence"], {name: (s, c) for name, (s, c) in rows["files"].items()})
         listing = _listing(self._ask())
         make_folder(kept.parent)
-        write_atomically(kept, json.dumps(asdict(listing), indent=1).encode())
+        write_json(kept, asdict(listing))
         return listing
 
     def matching(self, pattern: str) -> list[RemoteFile]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from llamita.config import RunConfig
 from llamita.experiments.plan import PlannedRun
-from llamita.files import write_atomically
+from llamita.files import write_json
 from llamita.planning import count_parameters
 from llamita.planning.peak import flops_per_token
 from llamita.train import RunDirectory
@@ -33,7 +33,7 @@ class Outcome:
     def write(self, directory: Path) -> None:
         """Write outcome.json, atomically."""
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / OUTCOME_FILE, (json.dumps(vars(self), indent=2) + "\n").encode())
+        write_json(directory / OUTCOME_FILE, vars(self))
 
     @classmethod
     def read(cls, directory: Path) -> "Outcome":

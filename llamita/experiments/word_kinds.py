@@ -21,7 +21,7 @@ from llamita.data import IGNORED, Dataset, reopen_dataset
 from llamita.evaluate.loss import scored_batches
 from llamita.experiments.other_code import is_checkout, model_class
 from llamita.experiments.result import Result
-from llamita.files import write_atomically
+from llamita.files import write_json
 from llamita.model import Llama
 from llamita.tokenizer import Tokenizer
 from llamita.train import load_run
@@ -132,7 +132,7 @@ def grouped_loss_of(result: Result) -> GroupedLoss | None:
         if not knows_kinds(config, data):
             return None
         scored = grouped_loss(model, data, validation_stories(config.training.seed, len(data.validation)))
-        write_atomically(file, (json.dumps(vars(scored), indent=2) + "\n").encode())
+        write_json(file, vars(scored))
     return _read(file)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from llamita.config import ONE_START, RunConfig, read_toml, write_toml
 from llamita.errors import UserError
 from llamita.file_lock import file_lock
-from llamita.files import remove_left_overs, write_atomically
+from llamita.files import remove_left_overs, write_json
 from llamita.train.checkpoint import MANIFEST_FILE, REPLACED, Checkpoint, restore, verify
 
 CONFIG_FILE, TOKENIZER_FILE = "config.toml", "tokenizer.json"
@@ -114,7 +114,7 @@ class RunDirectory:
     def mark_best(self, step: int, val_loss: float) -> None:
         """Mark the checkpoint of this step as the best, in a file that is written atomically."""
         mark = {"step": step, "val_loss": val_loss, "manifest_sha256": self._manifest_digest(step)}
-        write_atomically(self.path / BEST_FILE, (json.dumps(mark, indent=2) + "\n").encode())
+        write_json(self.path / BEST_FILE, mark)
 
     def marked_best(self, newest: int) -> Best | None:
         """The checkpoint marked as the best; None if none is, if it is newer than `newest`, or if it was replaced."""

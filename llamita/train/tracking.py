@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamita.errors import UserError
-from llamita.files import write_atomically
+from llamita.files import write_json
 from llamita.train.run_directory import RunDirectory
 from llamita.train.trackers import TRACKERS, Tracker, numbers, seconds
 
@@ -40,7 +40,7 @@ class Mark:
 
     def write(self, directory: Path) -> None:
         """Write tracker.json, atomically."""
-        write_atomically(directory / TRACKER_FILE, (json.dumps(asdict(self)) + "\n").encode())
+        write_json(directory / TRACKER_FILE, asdict(self))
 
     def at(self, row: Mapping[str, Any]) -> "Mark":
         """The mark after this line of metrics.jsonl. The evaluation of a step is logged after its training."""

@@ -43,13 +43,11 @@ class Text:
         vocab_size: the tokenizer's.
         tokens: unique tokens of training.
         windows: training sequences; a run's batch is a number of them.
-        head_init: how attention heads begin, "random" or "copy".
     """
 
     vocab_size: int
     tokens: int
     windows: int
-    head_init: str
 
     @property
     def tokens_per_window(self) -> float:

@@ -32,11 +32,10 @@ def write_plot(study: Study, comparison: dict[str, Any] | None = None) -> list[P
 
 def draw_compute(axes: Axes, study: Study, comparison: dict[str, Any] | None) -> None:
     """Loss over FLOPs: each size a curve of the law through its runs; the held-out run beside its prediction."""
-    results = [result for result in study.results if result.tokens <= study.text.tokens * 1.005]
-    widths = sorted({result.model.hidden_size for result in results})
+    widths = sorted({result.model.hidden_size for result in study.single_epoch})
     colors = dict(zip(widths, mpl.colormaps["viridis"](np.linspace(0, 0.9, len(widths))), strict=True))
     for width in widths:
-        runs = [result for result in results if result.model.hidden_size == width]
+        runs = [result for result in study.single_epoch if result.model.hidden_size == width]
         flops = np.array([result.flops for result in runs])
         curve = np.geomspace(flops.min() / 1.3, flops.max() * 1.3, 50)
         label = f"{si(runs[0].parameters)} parameters"
@@ -55,15 +54,13 @@ def draw_compute(axes: Axes, study: Study, comparison: dict[str, Any] | None) ->
 
 def draw_isoflops(axes: Axes, study: Study) -> None:
     """Loss over parameters at each budget, with its parabola and minimum."""
-    budgets = np.array(study.sweep.plan.details["budgets"], dtype=float)
-    colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(budgets)))
+    colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(study.by_budget)))
     parabolas = {parabola.flops: parabola for parabola in study.parabolas}
-    for budget, color in zip(budgets, colors, strict=True):
-        runs = [r for r in study.results if abs(np.log(r.flops / budget)) == np.abs(np.log(r.flops / budgets)).min()]
-        runs = sorted((r for r in runs if r.tokens <= study.text.tokens * 1.005), key=lambda run: run.parameters)
+    for (budget, runs), color in zip(study.by_budget.items(), colors, strict=True):
+        runs = sorted(runs, key=lambda run: run.parameters)
         sizes, losses = [r.parameters for r in runs], [r.val_loss for r in runs]
         axes.plot(sizes, losses, "o", color=color, markersize=5, label=f"{budget:.2g} FLOPs")
-        if parabola := parabolas.get(float(budget)):
+        if parabola := parabolas.get(budget):
             curve = np.geomspace(min(sizes), max(sizes), 50)
             axes.plot(curve, parabola.at(curve), color=color, linewidth=1.2)
             axes.plot(parabola.parameters, parabola.loss, "*", color=color, markersize=12)

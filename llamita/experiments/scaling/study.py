@@ -27,7 +27,7 @@ from llamita.experiments.scaling.ladder import KIND, ROUNDING, Text, run_of
 from llamita.experiments.scaling.law import Points, ScalingLaw, bootstrap_laws, fit_law, interval
 from llamita.experiments.scaling.repetition import fit_repetition
 from llamita.experiments.sweep import MANIFEST_FILE, Sweep
-from llamita.files import write_atomically
+from llamita.files import write_json
 
 PREDICTION_FILE, REPORT_FILE, HELD_OUT = "prediction.json", "scaling.json", "held-out"
 RESAMPLES = 200  # of the bootstrap
@@ -40,8 +40,7 @@ SMALLEST_FLOOR = 0.01
 def measure_text(base: RunConfig) -> Text:
     """What a ladder has to know of the text of `base`; tokenizes it if need be. Raises `UserError`."""
     data = open_dataset(base)
-    head_init = data.defaults.head_init if base.model.head_init == "auto" else base.model.head_init
-    return Text(data.tokenizer.vocab_size, data.train.num_targets, len(data.train), head_init)
+    return Text(data.tokenizer.vocab_size, data.train.num_targets, len(data.train))
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,16 @@ class Study:
     @cached_property
     def points(self) -> Points:
         """Parameters, tokens and final validation losses of the finished runs that repeat no text."""
-        return _points([result for result in self.results if result.tokens <= ROUNDING * self.text.tokens])
+        return _points(self.single_epoch)
+
+    @cached_property
+    def single_epoch(self) -> list[Result]:
+        """The finished runs that repeat no text."""
+        return [result for result in self.results if result.tokens <= ROUNDING * self.text.tokens]
 
     @cached_property
     def repeating(self) -> Points:
-        """The same of those that do."""
+        """The points of those that do."""
         return _points([result for result in self.results if result.tokens > ROUNDING * self.text.tokens])
 
     @cached_property
@@ -111,14 +115,18 @@ class Study:
     @cached_property
     def parabolas(self) -> list[Parabola]:
         """The isoFLOP parabolas, of the budgets that show their best model."""
-        budgets = [float(budget) for budget in self.sweep.plan.details["budgets"]]
-        ladder = [result for result in self.results if result.tokens <= ROUNDING * self.text.tokens]
-        nearest = np.array([_nearest(budgets, result.flops) for result in ladder])
-        found = (
-            fit_parabola(budget, self.points.N[nearest == place], self.points.L[nearest == place])
-            for place, budget in enumerate(budgets)
-        )
+        points = {budget: _points(results) for budget, results in self.by_budget.items()}
+        found = (fit_parabola(budget, each.N, each.L) for budget, each in points.items())
         return [parabola for parabola in found if parabola is not None]
+
+    @property
+    def by_budget(self) -> dict[float, list[Result]]:
+        """Budget in FLOPs -> the single-epoch runs that are closest to it."""
+        budgets = np.array(self.sweep.plan.details["budgets"], dtype=float)
+        found: dict[float, list[Result]] = {float(budget): [] for budget in budgets}
+        for result in self.single_epoch:
+            found[float(budgets[np.abs(np.log(budgets / result.flops)).argmin()])].append(result)
+        return found
 
     @property
     def power(self) -> PowerLaw | None:
@@ -143,7 +151,7 @@ class Study:
         file = self.sweep.path / PREDICTION_FILE
         if not file.exists():
             flops = factor * max(result.flops for result in self.results)
-            write_atomically(file, _json(self._prediction(flops)))
+            write_json(file, self._prediction(flops))
         return json.loads(file.read_text(encoding="utf-8"))
 
     def _prediction(self, flops: float) -> dict[str, Any]:
@@ -176,7 +184,7 @@ class Study:
             "repetition": self.repetition,
             "held_out": comparison,
         }
-        write_atomically(self.sweep.path / REPORT_FILE, _json(found))
+        write_json(self.sweep.path / REPORT_FILE, found)
         return found
 
 
@@ -220,14 +228,6 @@ def row_of(result: Result, text: Text) -> dict[str, Any]:
 def _points(results: Sequence[Result]) -> Points:
     rows = [(result.parameters, result.tokens, result.val_loss) for result in results]
     return Points(*np.array(rows, dtype=float).reshape(-1, 3).T)
-
-
-def _nearest(budgets: Sequence[float], flops: float) -> int:
-    return int(np.argmin(np.abs(np.log(np.array(budgets) / flops))))
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def base_of(config: RunConfig) -> RunConfig:
