@@ -23,7 +23,7 @@ from llamita.experiments.report.forest import Difference, forest_plot
 from llamita.experiments.report.markup import Markup, element
 from llamita.experiments.report.scale import Scale, short
 from llamita.file_lock import file_lock
-from llamita.train import train
+from llamita.train import RunDirectory, train
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -176,6 +176,16 @@ def test_samples_of_a_step_are_side_by_side(copy):
 def status(page: str) -> dict[str, str]:
     """The status of each run in the table of runs."""
     return dict(re.findall(r'scope="row">([^<]*)</th><td><span class="status \w+">(\w+)', page))
+
+
+def test_a_run_with_a_budget_is_finished_at_the_last_of_its_planned_steps(copy):
+    run = RunDirectory(copy / "run")
+    facts, steps = run.facts(), run.metrics.rows()[-1]["step"]
+    budget = replace(run.config(), minutes=1.0)
+    for planned, expected in ((steps, "finished"), (steps + 1, "stopped")):
+        run.write_config(budget, {**facts, "lengths": [[0, steps - 1], [2, planned]]})
+        assert run.max_steps() == planned
+        assert status(written(copy / "run")) == {"run": expected}
 
 
 def test_the_status_of_a_run_is_that_of_its_log_its_lock_and_its_outcome(copy, monkeypatch):

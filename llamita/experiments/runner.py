@@ -77,7 +77,7 @@ def show_progress(job: Job, table: SweepTable) -> None:
     row = directory.metrics.last_row() if directory.exists() else None
     if row:
         loss = row["train_loss"] if row.get("train_loss") is not None else row.get("val_loss")
-        table.update(job.name, row["step"], directory.config().training.max_steps, f"{loss:.4f}" if loss else "")
+        table.update(job.name, row["step"], directory.max_steps(), f"{loss:.4f}" if loss else "")
 
 
 def _start(job: Job, device: str) -> "subprocess.Popen[bytes]":

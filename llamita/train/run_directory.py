@@ -75,6 +75,11 @@ class RunDirectory:
         self.config()  # says what is wrong with the file
         return read_toml(self.path / CONFIG_FILE).get("facts", {})
 
+    def max_steps(self) -> int:
+        """The steps of the whole run, of one with a budget as last planned; 0 before its first plan."""
+        plans = self.facts().get("lengths", [])
+        return self.config().training.max_steps or (plans[-1][1] if plans else 0)
+
     def checkpoint(self, step: int) -> Path:
         """The path of the checkpoint of this step."""
         return self.path / f"{STEP}{step:08d}"

@@ -37,7 +37,7 @@ class Entry:
             return result.status
         if not self.has_started:
             return "planned"
-        if result.step >= RunDirectory(result.path).config().training.max_steps:
+        if 0 < RunDirectory(result.path).max_steps() <= result.step:
             return "finished"
         return "training" if _is_locked(result.path / LOCK_FILE) else "stopped"
 
@@ -70,15 +70,15 @@ def gather(paths: Sequence[Path]) -> Material:
     Raises `UserError` for a path that is neither, and for sweeps and runs of which none has started.
     """
     unique = list({path.resolve(): path for path in paths}.values())
-    sweeps = [Sweep.load(path) for path in unique if (path / MANIFEST_FILE).exists()]
-    of_sweeps = {result.path.resolve() for sweep in sweeps for result in sweep.results()}
+    sweeps = {path: Sweep.load(path) for path in unique if (path / MANIFEST_FILE).exists()}
+    of_sweeps = {result.path.resolve() for sweep in sweeps.values() for result in sweep.results()}
     entries: list[Entry] = []
     for path in unique:
-        if (path / MANIFEST_FILE).exists():
-            entries += _entries_of(Sweep.load(path), prefix=f"{_name(path)}/" if len(unique) > 1 else "")
+        if path in sweeps:
+            entries += _entries_of(sweeps[path], prefix=f"{_name(path)}/" if len(unique) > 1 else "")
         elif path.resolve() not in of_sweeps:
             entries.append(_entry(path))
-    material = Material(unique, _with_unique_names(entries), sweeps)
+    material = Material(unique, _with_unique_names(entries), list(sweeps.values()))
     if not material.started:
         raise UserError(f"{unique[0]}: no run of this sweep has started yet: there is nothing to report")
     return material
