@@ -5,12 +5,14 @@ from dataclasses import replace as with_fields
 from pathlib import Path
 
 from llamita.config import RunConfig, replace
+from llamita.data import open_dataset
 from llamita.errors import UserError
 from llamita.experiments.ablation import Group
 from llamita.experiments.plan import Plan, PlannedRun
 from llamita.experiments.result import Result
 from llamita.experiments.runner import Runner
 from llamita.experiments.sweep import Sweep
+from llamita.train.resolve import resolve
 
 TUNABLE = ("learning_rate",)
 FACTORS = (1 / 3, 1.0, 3.0)
@@ -32,7 +34,8 @@ def tuned_groups(
 
     The seed is none of those of the sweep: what is compared was not tuned on.
     """
-    bracket = {group.name: _bracket(base, group) for group in groups}
+    known = replace(base, head_init=resolve(base, open_dataset(base)).model.head_init)
+    bracket = {group.name: _bracket(known, group) for group in groups}
     seed = base.training.seed + TUNING_SEED
     rows = [(group.code, row) for group in groups for row in bracket[group.name].items()]
     runs = [PlannedRun.of(name, seed, settings, code) for code, (name, settings) in rows]
@@ -45,9 +48,7 @@ def tuned_groups(
 
 def _bracket(base: RunConfig, group: Group) -> dict[str, dict[str, object]]:
     """Name of the run's group -> its settings, one for each factor."""
-    auto = "copy" if base.data.data == ("stories",) else "random"
-    known = replace(base, head_init=auto if base.model.head_init == "auto" else base.model.head_init)
-    middle = replace(known, **group.settings).optimizer.learning_rate
+    middle = replace(base, **group.settings).optimizer.learning_rate
     rates = [float(f"{middle * factor:.3g}") for factor in FACTORS]
     return {f"{group.name},learning_rate={rate:g}": {**group.settings, "learning_rate": rate} for rate in rates}
 
