@@ -6,12 +6,16 @@ import os
 import shlex
 import subprocess
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
 READER_GONE = errno.EPIPE, errno.EINVAL
 """Errors of a pipe without a reader; the second one on Windows."""
 SPECIAL_IN_CMD = frozenset("&|<>^()%!;,='`@$")
+
+command_line: ContextVar[str] = ContextVar("command_line", default="")
+"""The command that runs, as a line that a shell takes; empty in a library."""
 
 
 class OutputError(Exception):

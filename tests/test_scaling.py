@@ -1,7 +1,10 @@
 """Scaling laws: fits recover what is known, agree with independent ones, and a prediction comes before its run."""
 
+import html
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,10 @@ import llamita.experiments.job
 import llamita.experiments.scaling.study
 import llamita.train
 from llamita.config import RunConfig, replace
+from llamita.console import shell_line
 from llamita.errors import UserError
 from llamita.experiments import Plan, PlannedRun, Sweep
+from llamita.experiments.report import write_report
 from llamita.experiments.scaling import Points, ScalingLaw, Study, Text, fit_law, measure_text
 from llamita.experiments.scaling.allocation import Candidates
 from llamita.experiments.scaling.isoflop import fit_parabola, fit_power
@@ -127,7 +132,7 @@ def test_repetitions_are_worth_less_and_less_and_the_fit_recovers_how_much():
 
 
 def test_the_recommended_model_is_the_best_of_all_widths(text):
-    base, facts = tiny_config(text), Text(200, 10_000, 500, "random")
+    base, facts = tiny_config(text), Text(200, 10_000, 500)
     best = Candidates(base, facts, 1e11).best(LAW, [LAW])
     losses = {}
     for width in range(32, 385, 32):
@@ -141,7 +146,7 @@ def test_the_recommended_model_is_the_best_of_all_widths(text):
 
 def test_shapes_and_counts_are_those_of_real_models(text):
     assert [layers_of(width) for width in (32, 128, 192, 256, 768)] == [2, 2, 3, 4, 12]
-    size = size_of(tiny_config(text), Text(200, 10_000, 500, "random"), 64)
+    size = size_of(tiny_config(text), Text(200, 10_000, 500), 64)
     model = Llama(size.model)
     embedding = 200 * 64
     assert size.parameters == sum(p.numel() for p in model.parameters())
@@ -219,6 +224,33 @@ def test_a_finished_ladder_repeats_nothing_and_answers_predict(tmp_path, known_l
     assert f"{best.loss:.4f} nats per token" in printed
     assert f"{best.width} wide" in printed
     assert tree(tmp_path / "ladder") == before
+
+
+def test_a_report_shows_the_law_its_runs_and_the_prediction(tmp_path, known_law, monkeypatch):
+    folder, words = tmp_path / "ladder", ladder(tmp_path)
+    assert command(*words) == 0
+    found = report(folder)
+    for module in ("scipy", "scipy.optimize"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where the extra is not installed
+    page = html.unescape(write_report([folder]).read_text(encoding="utf-8"))
+    for value in found["law"].values():
+        assert f"<td>{value:.4g}</td>" in page
+    assert f"<td>{FLOOR:.4f}</td>" in page
+    for width in (16, 20, 24):
+        runs = sorted((row["flops"], row["loss"]) for row in found["runs"] if row["width"] == width)
+        shown = " ".join(f"{loss:.6g}" for _, loss in runs)
+        assert re.search(rf'data-name="runs, {width} wide" data-x="[^"]*" data-y="{shown}"', page)
+    held_out = found["held_out"]
+    assert f"predicted {held_out['loss']:.4f}" in page
+    assert f"measured {held_out['trained_loss']:.4f}" in page
+    assert shell_line("llamita", *words) in page
+
+
+def test_a_report_of_a_ladder_without_a_fit_says_so(tmp_path, known_law):
+    folder = tmp_path / "ladder"
+    assert command(*ladder(tmp_path, held_out=0)) == 0
+    (folder / "scaling.json").unlink()
+    assert "Not fitted yet" in write_report([folder]).read_text(encoding="utf-8")
 
 
 def test_runs_that_repeat_their_text_tell_what_repetition_is_worth(tmp_path, known_law):

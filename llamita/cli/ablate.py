@@ -15,7 +15,7 @@ from llamita.config import (
     replace,
     whole_number,
 )
-from llamita.console import shell_line
+from llamita.console import command_line, shell_line
 from llamita.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def ablate(
     directory = Path(run.output_dir) if run.output_dir else default_directory(plan)
     runs_on = runner_named(runner, directory.with_name(f"{directory.name}-jobs"))
     _announce(ablation, len(plan.runs), directory)
-    report = ablation.run(directory, runs_on)
+    report = ablation.run(directory, runs_on, command_line.get())
     for result in report.results:
         if result.status == "failed":
             print(f"note: {result.run.name} failed: {result.outcome.error}", file=sys.stderr)

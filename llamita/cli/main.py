@@ -11,7 +11,7 @@ from llamita.cli import examples
 from llamita.cli.flags import canonical_flags, fill_from_files
 from llamita.cli.help import OneParagraphEach
 from llamita.cli.messages import as_typed, stray_word, typed_flags, unknown_command, unknown_flag
-from llamita.console import READER_GONE, OutputError, prepare_streams
+from llamita.console import READER_GONE, OutputError, command_line, prepare_streams, shell_line
 from llamita.errors import UserError
 
 app = App(
@@ -77,9 +77,10 @@ app.command("llamita.cli.tokenizer:app", name="tokenizer", help="Train a tokeniz
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command that `arguments` (default: the command line) name; exits with 2 after a user's mistake."""
     typed = sys.argv[1:] if arguments is None else arguments
+    command_line.set(shell_line("llamita", *typed))
     if arguments is None:
         end_at_interrupt()
-        is_training = typed[:1] in (["train"], ["ablate"]) and not {"--help", "-h"} & {*typed}
+        is_training = typed[:1] in (["train"], ["ablate"], ["scaling"]) and not {"--help", "-h"} & {*typed}
         prepare_streams(stop=not is_training)  # training continues without its output
     try:
         return _call(typed)

@@ -13,7 +13,7 @@ from llamita.config import (
     RunConfig,
     TrainingConfig,
 )
-from llamita.console import shell_line
+from llamita.console import command_line, shell_line
 from llamita.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _study(base: RunConfig, directory: Path, listed: tuple[str, str, str], held_
     widths, budgets, epochs = (_numbers(text, flag) for text, flag in zip(listed, FLAGS, strict=True))
     base = base_of(base)
     plan = make_plan(base, measure_text(base), [int(width) for width in widths], budgets, epochs)
-    sweep = Sweep.open(directory, plan)
+    sweep = Sweep.open(directory, plan, command_line.get())
     print(f"{len(plan.runs):,} runs in {shell_line(directory)}; the same command resumes them")
     sweep.run()
     study = Study(sweep)

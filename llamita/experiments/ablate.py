@@ -89,12 +89,15 @@ class Ablation:
         code = {"code": digest(self.code)} if self.code else {}
         return plan_ablation(self.base, groups, self.seeds, {"tune": self.tune, **code})
 
-    def run(self, directory: Path, runner: Runner | None = None) -> Report:
-        """Tune and compute what remains to be computed -> the report on all runs in `directory`."""
+    def run(self, directory: Path, runner: Runner | None = None, command: str = "") -> Report:
+        """Tune and compute what remains to be computed -> the report on all runs in `directory`.
+
+        `command`: the command line that computes it, for the report.
+        """
         groups = self.groups()
         if self.tune:
             groups = tuned_groups(self.base, groups, directory, runner)
-        sweep = Sweep.open(directory, self._planned(groups))
+        sweep = Sweep.open(directory, self._planned(groups), command)
         sweep.run(runner)
         return report(sweep)
 

@@ -27,27 +27,28 @@ MANIFEST_FILE, LOCK_FILE = "sweep.toml", ".lock"
 class Sweep:
     """A sweep on disk. `Sweep.open` begins or resumes one, `Sweep.load` reads one."""
 
-    def __init__(self, path: Path, plan: Plan, code: dict[str, str]):
-        self.path, self.plan, self.code = path, plan, code
+    def __init__(self, path: Path, plan: Plan, code: dict[str, str], command: str = ""):
+        self.path, self.plan, self.code, self.command = path, plan, code, command
 
     @classmethod
-    def open(cls, directory: str | Path, plan: Plan) -> "Sweep":
+    def open(cls, directory: str | Path, plan: Plan, command: str = "") -> "Sweep":
         """The sweep of `plan` in `directory`: a new one, or the one there with the same plan or with fewer seeds.
 
+        `command`: the command line that computes it, for the report.
         Raises `UserError` if the directory holds something else, or a sweep with other settings.
         """
         path = Path(directory)
         if not (path / MANIFEST_FILE).exists():
             if path.exists() and (not path.is_dir() or any(map(_is_foreign, path.iterdir()))):
                 raise UserError(f"{path}: is not empty, and holds no sweep: choose another --output_dir")
-            return cls(path, plan, running_code())
+            return cls(path, plan, running_code(), command)
         sweep = cls.load(path)
         if changed := sweep.plan.differences(plan):
             raise UserError(
                 f"{path}: holds a sweep with other settings: {', '.join(changed)}; choose another --output_dir or "
                 "the same settings"
             )
-        return cls(path, plan, sweep.code)
+        return cls(path, plan, sweep.code, command or sweep.command)
 
     @classmethod
     def load(cls, directory: str | Path) -> "Sweep":
@@ -57,7 +58,7 @@ class Sweep:
             raise UserError(f"{path}: not a sweep, {MANIFEST_FILE} is missing")
         tables = read_toml(path / MANIFEST_FILE)
         try:
-            return cls(path, Plan.from_tables(tables), tables["code"])
+            return cls(path, Plan.from_tables(tables), tables["code"], tables.get("command", ""))
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{path / MANIFEST_FILE}: damaged: restore it, or choose another --output_dir") from None
 
@@ -99,7 +100,8 @@ class Sweep:
         return self.results()
 
     def _write(self) -> None:
-        tables: dict[str, Any] = {**self.plan.tables(), "code_digest": code_digest(self.code), "code": self.code}
+        facts = {"command": self.command, "code_digest": code_digest(self.code), "code": self.code}
+        tables: dict[str, Any] = {**self.plan.tables(), **facts}
         content = tomli_w.dumps(tables).encode()
         file = self.path / MANIFEST_FILE
         if not file.exists() or tomllib.loads(file.read_text(encoding="utf-8")) != tables:

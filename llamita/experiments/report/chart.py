@@ -25,6 +25,7 @@ class Line:
         colour: a number; those beyond the number of colours repeat them, dashed.
         is_faint: whether it is one of several that a bolder one summarizes.
         marks: whether each point gets a dot.
+        is_joined: whether the points are joined by a line.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Line:
     colour: int = 0
     is_faint: bool = False
     marks: bool = False
+    is_joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,11 @@ def _line(line: Line, x: Scale, y: Scale) -> Markup:
         for a, b in zip(at_x[seen], at_y[seen], strict=True)
         if line.marks or np.count_nonzero(seen) == 1  # a line of one point is invisible
     ]
-    dashed = " dashed" if line.colour >= COLOURS else ""
+    kinds = {"dashed": line.colour >= COLOURS, "faint": line.is_faint, "unjoined": not line.is_joined}
     drawn = element(
         "polyline",
         points=points,
-        class_=f"line c{line.colour % COLOURS}{' faint' if line.is_faint else ''}{dashed}",
+        class_=" ".join(["line", f"c{line.colour % COLOURS}", *(kind for kind, holds in kinds.items() if holds)]),
         data_name=line.name,
         data_x=_numbers(line.x[seen]),
         data_y=_numbers(line.y[seen]),

@@ -160,17 +160,23 @@ def commands_section(material: Material) -> Markup:
         shell_line("llamita", "train", "--config", entry.result.path / "config.toml") for entry in material.started
     ]
     again = shell_line("llamita", "report", *material.paths)
+    sweeps = [sweep.command for sweep in material.sweeps if sweep.command]
     return element(
         "section",
         element("h2", "Commands"),
+        *([element("p", "All runs of a sweep:"), _commands(sweeps)] if sweeps else []),
         element(
             "p", "Each repeats one run, bit for bit on the same kind of processor with the same versions and code:"
         ),
-        element("pre", "\n".join(lines), class_="commands", tabindex=0),
+        _commands(lines),
         element("p", "This report:"),
-        element("pre", again, class_="commands", tabindex=0),
+        _commands([again]),
         id="commands",
     )
+
+
+def _commands(lines: Sequence[str]) -> Markup:
+    return element("pre", "\n".join(lines), class_="commands", tabindex=0)
 
 
 def tiles(material: Material) -> Markup:

@@ -11,6 +11,7 @@ from llamita.experiments.report.gather import Material, gather
 from llamita.experiments.report.markup import element
 from llamita.experiments.report.page import page
 from llamita.experiments.report.samples import samples_section
+from llamita.experiments.report.scaling import scaling_section
 from llamita.experiments.report.tables import (
     commands_section,
     differences_section,
@@ -45,6 +46,7 @@ def render(material: Material) -> str:
     made = element("p", f"llamita report of {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}", class_="made")
     sections = (
         ablation_section,
+        scaling_section,
         curves_section,
         runs_section,
         differences_section,

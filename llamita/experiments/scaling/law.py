@@ -3,14 +3,13 @@
 N are parameters, D tokens of training, L the loss in nats per token: E is what no model can avoid, A/N^α what a larger
 model would avoid, B/D^β what more text would.
 
-Importing this module imports scipy, of the extra llamita[experiments].
+Fitting needs scipy, of the extra llamita[experiments]; reading a law does not.
 """
 
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 
 import numpy as np
-from scipy.optimize import minimize, nnls
 
 from llamita.errors import UserError
 
@@ -134,6 +133,8 @@ def objective(theta: np.ndarray, n: np.ndarray, d: np.ndarray, logL: np.ndarray)
 
 def _best(points: Points, starts: list[np.ndarray], origin: Points | None = None) -> ScalingLaw:
     """The best of the optima that L-BFGS-B reaches from `starts`; N₀ and D₀ are those of `origin`."""
+    from scipy.optimize import minimize
+
     origin = origin or points
     n, d = (np.log(values) - np.log(of).mean() for values, of in ((points.N, origin.N), (points.D, origin.D)))
     scale = 1 / DELTA**2  # so that the tolerances of L-BFGS-B are far below what matters
@@ -152,6 +153,8 @@ def _best(points: Points, starts: list[np.ndarray], origin: Points | None = None
 
 def _starts(points: Points) -> list[np.ndarray]:
     """125 starting points, best first: a grid of α, β and E, with the A and B of non-negative least squares."""
+    from scipy.optimize import nnls
+
     n, d = (np.log(values) - np.log(values).mean() for values in (points.N, points.D))
     starts = []
     for share, alpha, beta in product(FLOOR_SHARES, EXPONENTS, EXPONENTS):
