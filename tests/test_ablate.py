@@ -24,7 +24,7 @@ from llamita.experiments.comparison import Comparison, compare, curve, gradient_
 from llamita.experiments.result import Outcome
 from llamita.experiments.statistics import paired_difference
 from llamita.experiments.variants import LADDERS, VARIANTS
-from llamita.experiments.word_kinds import grouped_loss, kinds_of_tokens
+from llamita.experiments.word_kinds import StoryFloors, grouped_loss, kinds_of_tokens
 from llamita.model import Llama
 from llamita.planning import count_parameters
 
@@ -267,11 +267,14 @@ def test_kinds_of_words_and_positions_divide_the_loss_of_all_targets(few_stories
     data = open_dataset(config)
     model = Llama(replace(config, vocab_size=data.tokenizer.vocab_size).model)
     stories = validation_stories(0, 10)
-    scored = grouped_loss(model, data, stories)
+    scored = grouped_loss(model, data, stories, StoryFloors())
     total = evaluate_loss(model, data.validation, data.tokenizer.byte_lengths)
     for groups in (scored.kinds, scored.positions):
-        assert sum(count for _, count in groups.values()) == total.targets
-        assert sum(mean * count for mean, count in groups.values()) == pytest.approx(total.nats, rel=1e-5)
+        assert sum(group.targets for group in groups.values()) == total.targets
+        assert sum(group.loss * group.targets for group in groups.values()) == pytest.approx(total.nats, rel=1e-5)
+        floor = sum(group.floor * group.targets for group in groups.values())
+        assert floor == pytest.approx(sum(story.nats for story in stories), rel=1e-9)
+    assert scored.kinds["names recalled"].floor < scored.kinds["new names"].floor
     ids = [*data.tokenizer.encode(stories[0].text), data.tokenizer.end_id]
     kinds = kinds_of_tokens(stories[0], data.tokenizer, ids)
     texts = dict.fromkeys(kinds, "")

@@ -1,7 +1,7 @@
 """The result of an ablation in words and tables."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from llamita.experiments.ablation import Group
 from llamita.experiments.comparison import MEASURES, Comparison
 from llamita.experiments.result import Result
 from llamita.experiments.statistics import LEVEL, Difference
-from llamita.experiments.word_kinds import GroupedLoss
+from llamita.experiments.word_kinds import GroupedLoss, WordGroup
 from llamita.planning import cache_bytes_per_token
 
 MORE_SEEDS = "at least 5"
@@ -167,25 +167,28 @@ def conclusion(comparison: Comparison) -> str:
     return "worse" if difference.mean > 0 else "better"
 
 
-def kinds_table(report: Report, title: str, of: Callable[[GroupedLoss], dict[str, tuple[float, int]]]) -> str:
-    """The mean loss of each group by kind of word or by position; of those that are compared, the difference."""
+def kinds_table(report: Report, title: str, of: Callable[[GroupedLoss], dict[str, WordGroup]]) -> str:
+    """The distance of each group's loss to the floor by kind of word or by position, and differences of those compared.
+
+    The first line is the floor itself, the mean over all runs.
+    """
     names = list(of(next(iter(report.kinds.values()))[0]))
     references = {group.name: group.reference for group in report.groups}
-    rows = [[f"loss by {title}", *names]]
-    for group, scored in report.kinds.items():
-        rows.append([group, *(f"{_mean_loss(scored, of, name):.4f}" for name in names)])
-        reference = report.kinds.get(references[group])
-        if reference:
-            gaps = (_mean_loss(scored, of, name) - _mean_loss(reference, of, name) for name in names)
+    distances = {group: [_mean(map(of, runs), name).distance for name in names] for group, runs in report.kinds.items()}
+    every = [of(run) for runs in report.kinds.values() for run in runs]
+    rows = [[f"above the floor, by {title}", *names]]
+    rows.append(["floor", *(f"{_mean(every, name).floor:.4f}" for name in names)])
+    for group, values in distances.items():
+        rows.append([group, *(f"{value:.4f}" for value in values)])
+        if reference := distances.get(references[group]):
+            gaps = (value - other for value, other in zip(values, reference, strict=True))
             rows.append([f"  - {references[group]}", *(f"{gap:+.4f}" for gap in gaps)])
     return aligned(rows)
 
 
-def _mean_loss(
-    scored: Sequence[GroupedLoss], of: Callable[[GroupedLoss], dict[str, tuple[float, int]]], name: str
-) -> float:
-    """The mean over the runs of a group."""
-    return float(np.mean([of(run)[name][0] for run in scored if name in of(run)]))
+def _mean(runs: Iterable[dict[str, WordGroup]], name: str) -> WordGroup:
+    """The mean over runs."""
+    return WordGroup(*np.mean([run[name] for run in runs if name in run], axis=0).tolist())
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

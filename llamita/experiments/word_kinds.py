@@ -1,7 +1,8 @@
 """What a model of the built-in stories gets wrong: its loss by kind of word, and by position in the story.
 
 The grammar knows the kind of every word: whether a name is new or recalled, whether a pronoun refers back, and where a
-story ends. So a difference between two models can be traced to what one of them cannot do.
+story ends. So a difference between two models can be traced to what one of them cannot do. The grammar also knows the
+exact probability of every token, so each group has a loss floor of its own.
 """
 
 import json
@@ -11,12 +12,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from llamita.config import RunConfig
-from llamita.corpus.stories import Story, validation_stories
+from llamita.corpus.grammar_branches import TokenFloors
+from llamita.corpus.stories import GRAMMAR, Story, validation_stories
 from llamita.data import IGNORED, Dataset, reopen_dataset
 from llamita.evaluate.loss import scored_batches
 from llamita.experiments.other_code import is_checkout, model_class
@@ -32,16 +35,48 @@ ENDINGS = frozenset({"ending", "moral"})
 PHRASES = frozenset({"story", "shape", "opening", "sentence", "feeling", "meeting", "dialog", "filler"})
 POSITIONS = 0, 16, 32, 64, 128, 256
 """Bounds of the groups of positions, in tokens from the start of the story; later ones join the last group."""
-KINDS_FILE = "word_kinds.json"
+KINDS_FILE = "word_kinds_2.json"  # the first version had no floors
 TOKENS_PER_BATCH = 4096
+
+Pair = tuple[float, float]
+"""The loss of a target and its floor, in nats."""
+
+
+class WordGroup(NamedTuple):
+    """A group of targets: the mean loss and the loss floor in nats per token, and how many targets there are."""
+
+    loss: float
+    floor: float
+    targets: int
+
+    @property
+    def distance(self) -> float:
+        """How far the loss is above the floor."""
+        return self.loss - self.floor
 
 
 @dataclass(frozen=True)
 class GroupedLoss:
-    """Mean loss in nats per token, and the number of targets, by group."""
+    """The losses of a model by kind of word and by position."""
 
-    kinds: dict[str, tuple[float, int]]
-    positions: dict[str, tuple[float, int]]
+    kinds: dict[str, WordGroup]
+    positions: dict[str, WordGroup]
+
+
+class StoryFloors:
+    """The loss floor of each token of stories, computed once for all runs that share the stories and the tokenizer."""
+
+    def __init__(self) -> None:
+        self._of_tokenizer: dict[str, TokenFloors] = {}
+        self._known: dict[tuple[str, str], list[float]] = {}
+
+    def nats(self, story: Story, ids: Sequence[int], tokenizer: Tokenizer) -> list[float]:
+        """-ln of the exact probability of each token of a story, its end token included."""
+        key = tokenizer.fingerprint, story.text
+        if key not in self._known:
+            floors = self._of_tokenizer.setdefault(key[0], TokenFloors(GRAMMAR, tokenizer))
+            self._known[key] = floors.nats(story.text, ids).tolist()
+        return self._known[key]
 
 
 def kind_of(choice: str) -> str:
@@ -84,15 +119,16 @@ def _kinds_of_characters(story: Story) -> list[str]:
 
 
 @torch.no_grad()
-def grouped_loss(model: Llama, data: Dataset, stories: Sequence[Story]) -> GroupedLoss:
+def grouped_loss(model: Llama, data: Dataset, stories: Sequence[Story], floors: StoryFloors) -> GroupedLoss:
     """The loss of a model on the validation stories, each a window of its own, by kind of word and by position."""
-    kinds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    kinds: dict[str, list[Pair]] = {kind: [] for kind in KINDS}
     bounds = [f"{low}-{high - 1}" for low, high in pairwise(POSITIONS)]
-    positions: dict[str, list[float]] = {name: [] for name in bounds}
+    positions: dict[str, list[Pair]] = {name: [] for name in bounds}
     for story, ids, losses in _scored_stories(model, data, stories):
-        for place, (kind, loss) in enumerate(zip(kinds_of_tokens(story, data.tokenizer, ids), losses, strict=True)):
-            kinds[kind].append(loss)
-            positions[bounds[min(bisect_right(POSITIONS, place) - 1, len(bounds) - 1)]].append(loss)
+        pairs = zip(losses, floors.nats(story, ids, data.tokenizer), strict=True)
+        for place, (kind, pair) in enumerate(zip(kinds_of_tokens(story, data.tokenizer, ids), pairs, strict=True)):
+            kinds[kind].append(pair)
+            positions[bounds[min(bisect_right(POSITIONS, place) - 1, len(bounds) - 1)]].append(pair)
     return GroupedLoss(_means(kinds), _means(positions))
 
 
@@ -108,8 +144,9 @@ def _scored_stories(
             yield next(remaining), targets[counted].tolist(), row[counted].tolist()
 
 
-def _means(groups: dict[str, list[float]]) -> dict[str, tuple[float, int]]:
-    return {name: (float(np.mean(losses)), len(losses)) for name, losses in groups.items() if losses}
+def _means(groups: dict[str, list[Pair]]) -> dict[str, WordGroup]:
+    means = {name: np.mean(pairs, axis=0).tolist() for name, pairs in groups.items() if pairs}
+    return {name: WordGroup(loss, floor, len(groups[name])) for name, (loss, floor) in means.items()}
 
 
 def knows_kinds(config: RunConfig, data: Dataset) -> bool:
@@ -117,8 +154,8 @@ def knows_kinds(config: RunConfig, data: Dataset) -> bool:
     return tuple(config.data.data) == ("stories",) and data.floor is not None
 
 
-def grouped_loss_of(result: Result) -> GroupedLoss | None:
-    """The grouped loss of a finished run's newest checkpoint, computed once.
+def grouped_loss_of(result: Result, floors: StoryFloors) -> GroupedLoss | None:
+    """The grouped loss of a finished run's newest checkpoint, computed once, and then read from its directory.
 
     None where the data have no grammar, and for the model of another checkout.
     """
@@ -131,12 +168,12 @@ def grouped_loss_of(result: Result) -> GroupedLoss | None:
         data = reopen_dataset(config, result.facts)
         if not knows_kinds(config, data):
             return None
-        scored = grouped_loss(model, data, validation_stories(config.training.seed, len(data.validation)))
+        scored = grouped_loss(model, data, validation_stories(config.training.seed, len(data.validation)), floors)
         write_json(file, vars(scored))
     return _read(file)
 
 
 def _read(file: Path) -> GroupedLoss:
     tables = json.loads(file.read_text(encoding="utf-8"))
-    pairs = {name: {key: (mean, count) for key, (mean, count) in rows.items()} for name, rows in tables.items()}
-    return GroupedLoss(pairs["kinds"], pairs["positions"])
+    groups = {name: {key: WordGroup(*row) for key, row in rows.items()} for name, rows in tables.items()}
+    return GroupedLoss(groups["kinds"], groups["positions"])

@@ -82,6 +82,11 @@ def last_break(text: str, start: int = 0, end: int | None = None) -> int:
     return start
 
 
+def breaks(text: str) -> list[int]:
+    """All positions where every pattern cuts, whatever follows `text`: those that `last_break` can return."""
+    return [found.end() for found in _breaks().finditer(text)]
+
+
 @cache
 def _breaks() -> re.Pattern[str]:
     letter, number, whitespace = (
