@@ -1,6 +1,7 @@
 """Measured peak FLOP/s of this machine, and model FLOP utilization. Only printed: no choice depends on them."""
 
 import time
+from functools import cache
 
 import torch
 
@@ -11,24 +12,30 @@ LARGEST = {"cpu": 1024, "mps": 4096, "cuda": 8192}
 """Size of square matrices by device: large enough for a matrix product to be compute-bound."""
 SMALLEST = 256
 ENOUGH = 0.005  # seconds per product: in an emulated precision, the largest would take minutes
-ROUNDS = 3  # at least, and more products for LONG_ENOUGH seconds: another program may slow down several in a row
-LONG_ENOUGH = 0.1
+ROUNDS = 3
+LONG_ENOUGH = 0.1  # seconds of products: another program may slow down several in a row
 
 
 def peak_flops(hardware: Hardware) -> float:
-    """Peak FLOP/s of a large matrix product in the precision of the run.
+    """Peak FLOP/s of a large matrix product in the precision of the run; measured once in a process.
 
     The best of many products, since other programs can only slow one down.
     """
+    return _measured(Hardware(hardware.device, hardware.precision, torch.get_num_threads()))
+
+
+@cache
+def _measured(hardware: Hardware) -> float:
     size, largest = SMALLEST, LARGEST[torch.device(hardware.device).type]
-    while (seconds := _best_seconds(size, hardware)) < ENOUGH and size < largest:
+    while size < largest and _best_seconds(size, hardware, 0) < ENOUGH:
         size *= 2
-    return 2 * size**3 / seconds
+    return 2 * size**3 / _best_seconds(size, hardware, LONG_ENOUGH)
 
 
-def _best_seconds(size: int, hardware: Hardware) -> float:
+def _best_seconds(size: int, hardware: Hardware, long_enough: float) -> float:
+    """The fastest of at least `ROUNDS` products, which take at least `long_enough` seconds together."""
     x = torch.ones(size, size, dtype=AUTOCAST.get(hardware.precision, torch.float32), device=hardware.device)
-    end, seconds = time.perf_counter() + LONG_ENOUGH, []
+    end, seconds = time.perf_counter() + long_enough, []
     while len(seconds) < ROUNDS or time.perf_counter() < end:
         seconds.append(_seconds_of_product(x, hardware))
     return min(seconds)
