@@ -144,14 +144,15 @@ def test_how_often_a_step_is_tried_out_is_decided_for_all_processes_by_the_slowe
 def test_a_micro_batch_that_does_not_fit_is_refused_before_step_1_naming_one_that_does(
     capsys, text, tmp_path, machine_with
 ):
-    machine_with(0.3e9)
-    line = refusal(capsys, *train_words(text, tmp_path / "run", **LARGE))
+    machine_with(0.1e9)
+    large = {**LARGE, "hidden_size": 128, "num_layers": 2}
+    line = refusal(capsys, *train_words(text, tmp_path / "run", **large))
     assert "256 sequences x 64 tokens do not fit into memory: they need about" in line
-    assert "and a process may use 0.3 GB here" in line
+    assert "and a process may use 0.1 GB here" in line
     smaller = int(line.partition("--micro_batch_size ")[2].split()[0])
-    assert memory_of(tiny_config(text, **LARGE), smaller) <= 0.3e9 < memory_of(tiny_config(text, **LARGE), 2 * smaller)
+    assert memory_of(tiny_config(text, **large), smaller) <= 0.1e9 < memory_of(tiny_config(text, **large), 2 * smaller)
     assert not (tmp_path / "run" / "config.toml").exists()
-    assert command(*train_words(text, tmp_path / "run", **{**LARGE, "micro_batch_size": smaller, "max_steps": 1})) == 0
+    assert command(*train_words(text, tmp_path / "run", **{**large, "micro_batch_size": smaller, "max_steps": 1})) == 0
 
 
 def test_where_not_even_one_sequence_fits_a_smaller_model_is_advised(capsys, text, tmp_path, machine_with):
