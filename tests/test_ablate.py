@@ -24,7 +24,7 @@ from llamita.experiments.comparison import Comparison, compare, curve, gradient_
 from llamita.experiments.result import Outcome
 from llamita.experiments.statistics import paired_difference
 from llamita.experiments.variants import LADDERS, VARIANTS
-from llamita.experiments.word_kinds import StoryFloors, grouped_loss, kinds_of_tokens
+from llamita.experiments.word_kinds import ExactLosses, grouped_loss, kinds_of_tokens
 from llamita.model import Llama
 from llamita.planning import count_parameters
 
@@ -267,7 +267,7 @@ def test_kinds_of_words_and_positions_divide_the_loss_of_all_targets(few_stories
     data = open_dataset(config)
     model = Llama(replace(config, vocab_size=data.tokenizer.vocab_size).model)
     stories = validation_stories(0, 10)
-    scored = grouped_loss(model, data, stories, StoryFloors())
+    scored = grouped_loss(model, data, stories, ExactLosses())
     total = evaluate_loss(model, data.validation, data.tokenizer.byte_lengths)
     for groups in (scored.kinds, scored.positions):
         assert sum(group.targets for group in groups.values()) == total.targets

@@ -7,7 +7,7 @@ import pytest
 from test_grammar import TINY, grammar
 
 from llamita.corpus.grammar import Grammar, Rule
-from llamita.corpus.grammar_branches import TokenFloors, branches
+from llamita.corpus.grammar_branches import ExactLoss, branches
 from llamita.corpus.stories import GRAMMAR, validation_stories
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, train_bpe
 
@@ -36,14 +36,14 @@ def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
 def test_the_probability_of_each_token_is_that_of_counting_all_stories(counted, kind):
     tokenizer = tokenizer_of(counted, kind)
     weights = {tuple(ids_of(story.text, tokenizer)): math.exp(-story.nats) for story in counted.enumerate()}
-    floors = TokenFloors(counted, tokenizer)
+    exact = ExactLoss(counted, tokenizer)
     for story in counted.enumerate():
         ids = ids_of(story.text, tokenizer)
         begun = [
             sum(weight for tokens, weight in weights.items() if list(tokens[:k]) == ids[:k])
             for k in range(len(ids) + 1)
         ]
-        np.testing.assert_allclose(floors.nats(story.text, ids), -np.diff(np.log(begun)), atol=1e-9)
+        np.testing.assert_allclose(exact.nats(story.text, ids), -np.diff(np.log(begun)), atol=1e-9)
 
 
 TEXTS = ["", "Mia met Tom. Tom wa", "Mia met nobody", "In the yard lived a dog. A dog says woof."]
@@ -66,12 +66,12 @@ def test_every_story_is_in_exactly_one_branch(text, length):
         assert share == pytest.approx(sum(math.exp(-story.nats) for story in rest))
 
 
-def test_the_floors_of_the_tokens_of_a_built_in_story_sum_to_its_own():
+def test_the_exact_losses_of_the_tokens_of_a_built_in_story_sum_to_its_own():
     stories = validation_stories(0, 5)
     vocab, merges = train_bpe([story.text for story in stories], vocab_size=600, special_tokens=[END_OF_TEXT])
     tokenizer = BPETokenizer(vocab, merges, [END_OF_TEXT])
-    floors = TokenFloors(GRAMMAR, tokenizer)
+    exact = ExactLoss(GRAMMAR, tokenizer)
     for story in stories:
-        nats = floors.nats(story.text, ids_of(story.text, tokenizer))
+        nats = exact.nats(story.text, ids_of(story.text, tokenizer))
         assert nats.sum() == pytest.approx(story.nats, rel=1e-9)
         assert nats.min() > -1e-9

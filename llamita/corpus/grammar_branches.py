@@ -78,7 +78,7 @@ def _written(state: _State, text: str, added: str, rest: Pending, memory: Memory
     return _State(state.shared + common, state.instead + added[common:], rest, memory, state.nats + nats)
 
 
-class TokenFloors:
+class ExactLoss:
     """The loss of a model that knows the grammar perfectly, token by token, in nats.
 
     Encoded strings are cached, since stories have their branches in common.

@@ -27,7 +27,7 @@ from llamita.experiments.runner import Runner
 from llamita.experiments.sweep import Sweep
 from llamita.experiments.tuning import require_tunable, tuned_groups
 from llamita.experiments.variants import BASELINE
-from llamita.experiments.word_kinds import GroupedLoss, StoryFloors, grouped_loss_of
+from llamita.experiments.word_kinds import ExactLosses, GroupedLoss, grouped_loss_of
 
 DEFAULT_VARIANTS = ("no-norm", "post-norm", "nope")
 
@@ -118,8 +118,8 @@ def report(sweep: Sweep) -> Report:
 def kinds(results: Sequence[Result]) -> dict[str, list[GroupedLoss]]:
     """Group -> the loss of each of its finished runs by kind of word; empty where the data have no grammar."""
     found: dict[str, list[GroupedLoss]] = {}
-    floors = StoryFloors()
+    exact = ExactLosses()
     for result in results:
-        if scored := grouped_loss_of(result, floors):
+        if scored := grouped_loss_of(result, exact):
             found.setdefault(result.run.group, []).append(scored)
     return found

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from llamita.config import RunConfig
-from llamita.corpus.grammar_branches import TokenFloors
+from llamita.corpus.grammar_branches import ExactLoss
 from llamita.corpus.stories import GRAMMAR, Story, validation_stories
 from llamita.data import IGNORED, Dataset, reopen_dataset
 from llamita.evaluate.loss import scored_batches
@@ -35,7 +35,7 @@ ENDINGS = frozenset({"ending", "moral"})
 PHRASES = frozenset({"story", "shape", "opening", "sentence", "feeling", "meeting", "dialog", "filler"})
 POSITIONS = 0, 16, 32, 64, 128, 256
 """Bounds of the groups of positions, in tokens from the start of the story; later ones join the last group."""
-KINDS_FILE = "word_kinds_2.json"  # the first version had no floors
+KINDS_FILE = "word_kinds_2.json"  # the first version had no loss floor
 TOKENS_PER_BATCH = 4096
 
 Pair = tuple[float, float]
@@ -63,19 +63,19 @@ class GroupedLoss:
     positions: dict[str, WordGroup]
 
 
-class StoryFloors:
+class ExactLosses:
     """The loss floor of each token of stories, computed once for all runs that share the stories and the tokenizer."""
 
     def __init__(self) -> None:
-        self._of_tokenizer: dict[str, TokenFloors] = {}
+        self._of_tokenizer: dict[str, ExactLoss] = {}
         self._known: dict[tuple[str, str], list[float]] = {}
 
     def nats(self, story: Story, ids: Sequence[int], tokenizer: Tokenizer) -> list[float]:
         """-ln of the exact probability of each token of a story, its end token included."""
         key = tokenizer.fingerprint, story.text
         if key not in self._known:
-            floors = self._of_tokenizer.setdefault(key[0], TokenFloors(GRAMMAR, tokenizer))
-            self._known[key] = floors.nats(story.text, ids).tolist()
+            exact = self._of_tokenizer.setdefault(key[0], ExactLoss(GRAMMAR, tokenizer))
+            self._known[key] = exact.nats(story.text, ids).tolist()
         return self._known[key]
 
 
@@ -119,13 +119,13 @@ def _kinds_of_characters(story: Story) -> list[str]:
 
 
 @torch.no_grad()
-def grouped_loss(model: Llama, data: Dataset, stories: Sequence[Story], floors: StoryFloors) -> GroupedLoss:
+def grouped_loss(model: Llama, data: Dataset, stories: Sequence[Story], exact: ExactLosses) -> GroupedLoss:
     """The loss of a model on the validation stories, each a window of its own, by kind of word and by position."""
     kinds: dict[str, list[Pair]] = {kind: [] for kind in KINDS}
     bounds = [f"{low}-{high - 1}" for low, high in pairwise(POSITIONS)]
     positions: dict[str, list[Pair]] = {name: [] for name in bounds}
     for story, ids, losses in _scored_stories(model, data, stories):
-        pairs = zip(losses, floors.nats(story, ids, data.tokenizer), strict=True)
+        pairs = zip(losses, exact.nats(story, ids, data.tokenizer), strict=True)
         for place, (kind, pair) in enumerate(zip(kinds_of_tokens(story, data.tokenizer, ids), pairs, strict=True)):
             kinds[kind].append(pair)
             positions[bounds[min(bisect_right(POSITIONS, place) - 1, len(bounds) - 1)]].append(pair)
@@ -154,7 +154,7 @@ def knows_kinds(config: RunConfig, data: Dataset) -> bool:
     return tuple(config.data.data) == ("stories",) and data.floor is not None
 
 
-def grouped_loss_of(result: Result, floors: StoryFloors) -> GroupedLoss | None:
+def grouped_loss_of(result: Result, exact: ExactLosses) -> GroupedLoss | None:
     """The grouped loss of a finished run's newest checkpoint, computed once, and then read from its directory.
 
     None where the data have no grammar, and for the model of another checkout.
@@ -168,7 +168,7 @@ def grouped_loss_of(result: Result, floors: StoryFloors) -> GroupedLoss | None:
         data = reopen_dataset(config, result.facts)
         if not knows_kinds(config, data):
             return None
-        scored = grouped_loss(model, data, validation_stories(config.training.seed, len(data.validation)), floors)
+        scored = grouped_loss(model, data, validation_stories(config.training.seed, len(data.validation)), exact)
         write_json(file, vars(scored))
     return _read(file)
 
