@@ -40,7 +40,7 @@ def flat(title: str, place: int) -> Parameter:
 
 
 LIMITS = ("max_documents", "max_corpus_tokens")
-DEFAULT_PRESETS = {"ablate": "ablation"}
+DEFAULT_PRESETS = {"ablate": "ablation", "scaling": "scaling"}
 """Command -> the preset that it uses without --preset and --config; the others use the defaults of the settings."""
 
 FILES = Parameter(group=Group("files: settings for all groups below", sort_key=0))

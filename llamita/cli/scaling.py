@@ -19,7 +19,7 @@ from llamita.errors import UserError
 if TYPE_CHECKING:
     from llamita.experiments.scaling import Study
 
-WIDTHS, BUDGETS, FACTOR = "32,48,64,96,128,160", "1.5e12,3e12,6e12,1.2e13", 4.0
+WIDTHS, BUDGETS, FACTOR = "64,96,128,160,192", "6e12,1.2e13,2.4e13,4.8e13", 4.0
 OF_THE_LADDER = "size", "depth", "hidden_size", "num_layers", "max_steps", "epochs", "minutes", "warmup_steps"
 """Settings that differ from run to run."""
 FLAGS = "--widths", "--budgets", "--repeat"
@@ -55,7 +55,7 @@ def scaling(
     predict: float
         Only print the best model and its loss for this many FLOPs, from a finished ladder.
     preset: str
-        A named configuration as the base. --config and flags override it.
+        A named configuration as the base; default: scaling, 200,000 built-in stories. --config and flags override it.
     config: Path
         A TOML file as the base, as for `train`.
     """

@@ -19,12 +19,12 @@ WITNESSES = 500  # stories whose text represents the grammar in the fingerprint
 def open_stories(options: DataConfig, seed: int) -> Source:
     """The stories of `seed`, without the validation stories; the grammar judges samples and knows the loss floor.
 
-    Of the settings, `max_documents` can only lower their number. Raises `UserError` for `val_data`.
+    There are 30,000, or `max_documents`: the grammar writes as many as are asked for. Raises `UserError` for `val_data`.
     """
     if options.val_data:
         raise UserError("--val_data: the built-in stories have validation stories of their own; give --data as well")
     held_out = validation_stories(seed, VALIDATION_STORIES)
-    count = min(options.max_documents or TRAINING_STORIES, TRAINING_STORIES)
+    count = options.max_documents or TRAINING_STORIES
     return Source(
         training=StoryCorpus(seed, count, exclude={story.text for story in held_out}),
         validation=StoryCorpus(seed, VALIDATION_STORIES, split="validation"),
