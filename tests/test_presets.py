@@ -48,11 +48,17 @@ def test_small_presets_have_the_size_that_their_names_say():
 
 
 def test_every_preset_is_tested():
-    assert {*PUBLISHED, *MILLIONS, *WITHOUT_EMBEDDINGS, "stories", "ablation"} == set(preset_names())
+    assert {*PUBLISHED, *MILLIONS, *WITHOUT_EMBEDDINGS, "stories", "ablation", "scaling"} == set(preset_names())
 
 
 def test_the_stories_are_the_default_run():
     assert RunConfig.from_preset("stories") == RunConfig()
+
+
+def test_a_ladder_differs_from_the_default_run_in_the_number_of_stories_alone():
+    config = RunConfig.from_preset("scaling")
+    assert config.data.max_documents == 200_000
+    assert replace(config, max_documents=0) == RunConfig()
 
 
 def test_the_10m_preset_is_trained_as_it_should_be():
