@@ -19,7 +19,7 @@ WITNESSES = 500  # stories whose text represents the grammar in the fingerprint
 def open_stories(options: DataConfig, seed: int) -> Source:
     """The stories of `seed`, without the validation stories; the grammar judges samples and knows the loss floor.
 
-    There are 30,000, or `max_documents`: the grammar writes as many as are asked for. Raises `UserError` for `val_data`.
+    There are 30,000, or `max_documents`, as many as are asked for. Raises `UserError` for `val_data`.
     """
     if options.val_data:
         raise UserError("--val_data: the built-in stories have validation stories of their own; give --data as well")
