@@ -3,8 +3,8 @@
     python benchmarks/prepare.py --gigabytes 0.25 2
 
 Each size is a folder of text, JSON lines, and both gzipped: documents of 200 words, sampled by Zipf's law from 100,000
-made-up words. It is prepared with a BPE tokenizer of 10,000 tokens trained on it, then deleted. Seconds are CPU time,
-which other processes do not affect.
+made-up words. It is prepared with a BPE tokenizer of 10,000 tokens trained on it, then deleted. CPU seconds, of all
+processes together, are what other programs affect least; memory is that of the main process, the largest one.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def main() -> None:
     for gigabytes in options.gigabytes:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             size = write_text(Path(folder) / "text", int(gigabytes * 1e9))
-            seconds, peak = prepare(Path(folder))
-        print(f"{size / 1e9:.2f} GB of text: {seconds:.0f} s, {size / 1e6 / seconds:.1f} MB/s, peak {peak:.0f} MiB")
+            seconds, cpu, peak = prepare(Path(folder))
+        speed = f"{seconds:.0f} s ({size / 1e6 / seconds:.1f} MB/s), CPU {cpu:.0f} s"
+        print(f"{size / 1e9:.2f} GB of text: {speed}, peak {peak:.0f} MiB", flush=True)
 
 
 def write_text(folder: Path, size: int) -> int:
@@ -68,17 +70,19 @@ def documents(words: np.ndarray, rng: np.random.Generator) -> Iterator[str]:
         yield from (" ".join(row) + "." for row in drawn)
 
 
-def prepare(folder: Path) -> tuple[float, float]:
-    """-> (CPU seconds, peak MiB) of `llamita prepare` on folder/text."""
+def prepare(folder: Path) -> tuple[float, float, float]:
+    """-> (seconds, CPU seconds, peak MiB) of `llamita prepare` on folder/text."""
     words = ["prepare", "--data", folder / "text", "--vocab_size", "10000", "--output_dir", folder / "tokens"]
+    started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "llamita", *map(str, words)], env={**os.environ, "LLAMITA_CACHE": str(folder / "cache")}
     )
     _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
     if status:
         sys.exit(f"llamita prepare ended with status {status}")
     shutil.rmtree(folder / "tokens")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from llamita.errors import UserError
 if TYPE_CHECKING:
     from llamita.experiments.scaling import Study
 
-WIDTHS, BUDGETS, FACTOR = "64,96,128,160,192", "6e12,1.2e13,2.4e13,4.8e13", 4.0
+WIDTHS, BUDGETS, FACTOR = "64,96,128,160,192", "6e12,1.2e13,2.4e13", 4.0
 OF_THE_LADDER = "size", "depth", "hidden_size", "num_layers", "max_steps", "epochs", "minutes", "warmup_steps"
 """Settings that differ from run to run."""
 FLAGS = "--widths", "--budgets", "--repeat"
