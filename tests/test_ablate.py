@@ -12,7 +12,7 @@ import pytest
 from runs import TINY, cache, command, flags, refusal, rows, text, tiny_config, tree
 
 import llamita.corpus.story_corpus
-from llamita.config import ModelConfig, RunConfig, replace
+from llamita.config import ModelConfig, RunConfig, default_learning_rate, replace
 from llamita.corpus.stories import validation_stories
 from llamita.data import open_dataset
 from llamita.errors import UserError
@@ -404,4 +404,4 @@ def test_the_bare_command_is_that_of_the_literature():
     plan = Ablation(base).plan()
     assert len(plan.runs) == 20
     assert {run.group for run in plan.runs} == {"baseline", "no-norm", "post-norm", "nope"}
-    assert base.optimizer.learning_rate == 0.01
+    assert base.optimizer.learning_rate == default_learning_rate(base.model.hidden_size, "random")
