@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_shapes_and_counts_are_those_of_real_models(text):
 # --- A ladder on disk -------------------------------------------------------------------------------------------------
 
 SETTINGS = {"tokenizer": "char", "max_seq_len": 16, "threads": 1, "precision": "fp32", "device": "cpu"}
-FLOOR = 0.3
+FLOOR = 0.4
 
 
 def ladder(folder: Path, **options: object) -> list[str]:
@@ -173,7 +174,7 @@ def ladder(folder: Path, **options: object) -> list[str]:
 @pytest.fixture
 def known_law(monkeypatch: pytest.MonkeyPatch) -> ScalingLaw:
     """In place of training, runs whose losses follow a law exactly."""
-    law = ScalingLaw(0.4, 30.0, 0.5, 200.0, 0.6)
+    law = ScalingLaw(FLOOR, 30.0, 0.5, 200.0, 0.6)
     measured: list[Text] = []  # once: all runs have the same text
 
     def train(config: RunConfig, display: object) -> None:
@@ -209,7 +210,9 @@ def test_a_run_with_four_times_the_compute_is_predicted_before_it_starts(tmp_pat
     assert found["held_out"]["trained_loss"] == pytest.approx(prediction["loss"], rel=1e-4)
     assert all(2 * row["parameters"] <= row["tokens"] and row["epochs"] <= 1.005 for row in found["runs"])
     assert {path.name for path in folder.glob("scaling.*")} == {"scaling.json", "scaling.svg", "scaling.png"}
-    assert f"known: {FLOOR:.4f}" in capsys.readouterr().out
+    assert found["law"]["E"] == FLOOR
+    assert found["free_law"] == pytest.approx(vars(known_law), rel=0.02)
+    assert f"with E = {FLOOR:.4f}, the loss floor" in capsys.readouterr().out
 
 
 def test_a_finished_ladder_repeats_nothing_and_answers_predict(tmp_path, known_law, capsys):
@@ -235,7 +238,8 @@ def test_a_report_shows_the_law_its_runs_and_the_prediction(tmp_path, known_law,
     page = html.unescape(write_report([folder]).read_text(encoding="utf-8"))
     for value in found["law"].values():
         assert f"<td>{value:.4g}</td>" in page
-    assert f"<td>{FLOOR:.4f}</td>" in page
+    assert f"with E = {FLOOR:.4f}, the loss floor" in page
+    assert f"<td>{found['free_law']['E']:.4g}</td>" in page
     for width in (16, 20, 24):
         runs = sorted((row["flops"], row["loss"]) for row in found["runs"] if row["width"] == width)
         shown = " ".join(f"{loss:.6g}" for _, loss in runs)
@@ -244,6 +248,32 @@ def test_a_report_shows_the_law_its_runs_and_the_prediction(tmp_path, known_law,
     assert f"predicted {held_out['loss']:.4f}" in page
     assert f"measured {held_out['trained_loss']:.4f}" in page
     assert shell_line("llamita", *words) in page
+
+
+def test_where_the_floor_is_known_the_fit_uses_it_and_else_it_is_free(monkeypatch):
+    noisy, floor = points(noise=0.02), LAW.E
+    study = Study(Sweep(Path("nowhere"), None, {}))
+    study.__dict__.update(points=noisy, results=[SimpleNamespace(loss_floor=floor)])
+    monkeypatch.setattr(llamita.experiments.scaling.study, "RESAMPLES", 3)
+    assert study.law == fit_law(noisy, floor)
+    assert {law.E for law in [study.law, *study.laws]} == {floor}
+    study = Study(Sweep(Path("nowhere"), None, {}))
+    study.__dict__.update(points=noisy, results=[SimpleNamespace(loss_floor=None)])
+    assert study.law == study.free_law == fit_law(noisy)
+
+
+def test_with_a_known_floor_the_fit_is_that_of_scipy_on_the_distances():
+    noisy = points(noise=0.02, seed=3)
+    n, d, distance = np.log(noisy.N / SIZES[2]), np.log(noisy.D / TOKENS[2]), np.log(noisy.L - LAW.E)
+
+    def residuals(theta):
+        return np.logaddexp(theta[0] - theta[1] * n, theta[2] - theta[3] * d) - distance
+
+    expected = least_squares(residuals, [-2, 0.5, -2, 0.5], loss="huber", f_scale=0.1, xtol=1e-14, ftol=1e-14).x
+    law = fit_law(noisy, LAW.E)
+    assert law.E == LAW.E
+    A, B = np.exp(expected[0] + expected[1] * np.log(SIZES[2])), np.exp(expected[2] + expected[3] * np.log(TOKENS[2]))
+    assert [law.alpha, law.beta, law.A, law.B] == pytest.approx([expected[1], expected[3], A, B], rel=5e-3)
 
 
 def test_a_report_of_a_ladder_without_a_fit_says_so(tmp_path, known_law):

@@ -17,7 +17,7 @@ from llamita.console import command_line, shell_line
 from llamita.errors import UserError
 
 if TYPE_CHECKING:
-    from llamita.experiments.scaling import Study
+    from llamita.experiments.scaling import ScalingLaw, Study
 
 WIDTHS, BUDGETS, FACTOR = "64,96,128,160,192", "6e12,1.2e13,2.4e13", 4.0
 OF_THE_LADDER = "size", "depth", "hidden_size", "num_layers", "max_steps", "epochs", "minutes", "warmup_steps"
@@ -126,16 +126,17 @@ def _predict(directory: Path, flops: float) -> None:
 
 
 def _tell_law(study: "Study") -> None:
-    """The constants with their intervals, the floor, the parabolas, what repetition is worth."""
+    """The constants with their intervals, the parabolas, what repetition is worth."""
     from llamita.experiments.scaling.ladder import si
-    from llamita.experiments.scaling.law import constants, interval
 
-    spread = [constants(law) for law in study.laws]
     print(f"\nL(N, D) = E + A/N^alpha + B/D^beta, fitted to {len(study.points)} runs (95 % bootstrap intervals)")
-    for name, value in constants(study.law).items():
-        low, high = interval([each[name] for each in spread])
-        known = f"  known: {study.floor:.4f}" if name == "E" and study.floor is not None else ""
-        print(f"  {name:<6} {value:<10.4g} {low:.4g} to {high:.4g}{known}")
+    if study.floor is None:
+        _tell_constants(study.law, study.laws)
+    else:
+        print(f"with E = {study.floor:.4f}, the loss floor of this text:")
+        _tell_constants(study.law, study.laws)
+        print("with E fitted, as where it is unknown:")
+        _tell_constants(study.free_law, study.free_laws)
     if note := study.doubt:
         print(f"note: {note}")
     for parabola in study.parabolas:
@@ -145,6 +146,14 @@ def _tell_law(study: "Study") -> None:
         print(f"  best parameters grow as FLOPs^{study.power.exponent:.2f}")
     if study.repetition is not None:
         print(f"  repeated text: R* = {study.repetition:.3g} (15.4 on C4, Muennighoff et al., 2023)")
+
+
+def _tell_constants(law: "ScalingLaw", laws: "list[ScalingLaw]") -> None:
+    from llamita.experiments.scaling.law import constants, interval
+
+    for name, value in constants(law).items():
+        low, high = interval([constants(each)[name] for each in laws])
+        print(f"  {name:<6} {value:<10.4g} {low:.4g} to {high:.4g}")
 
 
 def _tell_prediction(prediction: dict[str, Any]) -> None:

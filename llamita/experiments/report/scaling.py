@@ -14,7 +14,7 @@ from llamita.experiments.report.tables import table
 from llamita.experiments.scaling import ScalingLaw
 from llamita.experiments.scaling.isoflop import Parabola
 from llamita.experiments.scaling.ladder import KIND, ROUNDING
-from llamita.experiments.scaling.law import constants, interval
+from llamita.experiments.scaling.law import CONSTANTS, interval
 from llamita.experiments.scaling.study import REPORT_FILE
 from llamita.experiments.sweep import Sweep
 
@@ -48,19 +48,28 @@ def _study(sweep: Sweep, is_named: bool) -> Markup:
         name,
         element("p", FORM, class_="note"),
         element("div", *figures, class_="figures"),
-        table(["", "fitted", "95 % interval (bootstrap)", "known"], _constants(found), "Constants of the law"),
+        table(_heads(found), _constants(found), "Constants of the law, with 95 % intervals of the bootstrap"),
         element("p", _said_of_held_out(held_out)) if held_out else None,
     )
 
 
+def _heads(found: Row) -> list[str]:
+    floor = found["loss_floor"]
+    known = [f"with E = {floor:.4f}, the loss floor", "95 % interval"] if floor is not None else []
+    return ["", *known, "with E fitted", "95 % interval (bootstrap)"]
+
+
 def _constants(found: Row) -> list[list[str]]:
-    laws = [constants(ScalingLaw(**law)) for law in found["bootstrap"]]
-    rows = []
-    for name, value in constants(ScalingLaw(**found["law"])).items():
-        low, high = interval([law[name] for law in laws])
-        known = f"{found['loss_floor']:.4f}" if name == "E" and found["loss_floor"] is not None else ""
-        rows.append([name, f"{value:.4g}", f"{low:.4g} to {high:.4g}", known])
-    return rows
+    """A row for each constant: its values with E known, where it is, and with E fitted."""
+    kinds = ["free"] if found["loss_floor"] is None else ["", "free"]
+    return [[name, *(cell for kind in kinds for cell in _constant(found, name, kind))] for name in CONSTANTS]
+
+
+def _constant(found: Row, name: str, kind: str) -> list[str]:
+    """A constant of the law of this kind, and its interval."""
+    prefix = kind and f"{kind}_"
+    low, high = interval([law[name] for law in found[f"{prefix}bootstrap"]])
+    return [f"{found[f'{prefix}law'][name]:.4g}", f"{low:.4g} to {high:.4g}"]
 
 
 def _said_of_held_out(held_out: Row) -> str:

@@ -3,9 +3,12 @@
 N are parameters, D tokens of training, L the loss in nats per token: E is what no model can avoid, A/N^α what a larger
 model would avoid, B/D^β what more text would.
 
+Where the loss floor of the text is known, E is that floor, and only the rest is fitted, to the distance from it.
+
 Fitting needs scipy, of the extra llamita[experiments]; reading a law does not.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 
@@ -16,13 +19,15 @@ from llamita.errors import UserError
 CONSTANTS = "E", "A", "alpha", "B", "beta"
 FEWEST_POINTS = 8
 """Runs for a fit: five constants, and a few more that can contradict them."""
-DELTA = 1e-3
-"""Of the Huber loss on log L (Hoffmann et al., 2022): above 0.1 %, a residual counts linearly."""
+DELTA, DISTANCE_DELTA = 1e-3, 0.1
+"""Of the Huber loss on log L (Hoffmann et al., 2022): above 0.1 %, a residual counts linearly. Of that on log (L - E)
+where E is known: seeds change the distance by about 10 %."""
 DESCENTS = 20
 EXPONENTS = 0.1, 0.3, 0.6, 1.0, 1.5
 FLOOR_SHARES = 0.0, 0.3, 0.6, 0.85, 0.97
 """Starting values of α and β, and of E as a share of the smallest loss."""
-BOUNDS = [(-20.0, 10.0)] * 3 + [(0.01, 3.0)] * 2
+LOWEST = -20.0
+BOUNDS = [(LOWEST, 10.0)] * 3 + [(0.01, 3.0)] * 2
 LEVEL = 0.95
 
 
@@ -53,6 +58,10 @@ class Points:
     def __len__(self) -> int:
         return len(self.L)
 
+    def above(self, floor: float) -> "Points":
+        """The same with the distances of the losses to a loss floor in their place; none is below 1e-6 nats."""
+        return Points(self.N, self.D, np.maximum(self.L - floor, 1e-6))
+
     def take(self, chosen: np.ndarray) -> "Points":
         """Some of the runs, by number or by mask."""
         return Points(self.N[chosen], self.D[chosen], self.L[chosen])
@@ -69,30 +78,37 @@ def require_enough_points(points: Points) -> None:
         )
 
 
-def fit_law(points: Points) -> ScalingLaw:
-    """The law with the smallest Huber loss on log L. Raises `UserError` for too few points.
+def fit_law(points: Points, floor: float | None = None) -> ScalingLaw:
+    """The law with the smallest Huber loss on log L; with E = `floor`, if given, on log (L - E).
 
-    L-BFGS-B runs from the best `DESCENTS` of 125 starting points.
-
-    Huber losses are summed, not averaged: with an average, L-BFGS-B stops too early (Besiroglu et al., 2024).
+    L-BFGS-B runs from the best `DESCENTS` of up to 125 starting points. Huber losses are summed, not averaged: with an
+    average, L-BFGS-B stops too early (Besiroglu et al., 2024). Raises `UserError` for too few points.
     """
     require_enough_points(points)
-    return _best(points, _starts(points)[:DESCENTS])
+    if floor is None:
+        return _best(points, _starts(points, FLOOR_SHARES)[:DESCENTS])
+    above = points.above(floor)
+    return replace(_best(above, _starts(above, [0.0])[:DESCENTS], has_floor=False), E=floor)
 
 
-def bootstrap_laws(points: Points, law: ScalingLaw, resamples: int, seed: int = 0) -> list[ScalingLaw]:
-    """Laws of `resamples` samples of the runs, drawn with replacement.
+def bootstrap_laws(
+    points: Points, law: ScalingLaw, resamples: int, floor: float | None = None, seed: int = 0
+) -> list[ScalingLaw]:
+    """Laws of `resamples` samples of the runs, drawn with replacement; `floor` as for `fit_law`.
 
     Each is fitted from `law`, and from `law` with another E, since the gradient vanishes where E is 0. Samples that
     cannot determine a law are drawn again.
     """
-    rng = np.random.default_rng(seed)
+    rng, known = np.random.default_rng(seed), floor is not None
+    points = points.above(floor) if known else points
+    law = replace(law, E=0.0) if known else law
     laws: list[ScalingLaw] = []
     starts = [_encoded(law, points), _encoded(replace(law, E=points.L.min() / 2), points)]
     while len(laws) < resamples:
         sample = points.take(rng.integers(len(points), size=len(points)))
         if min(len(np.unique(sample.N)), len(np.unique(sample.D))) >= 3:
-            laws.append(_best(sample, starts, points))
+            found = _best(sample, starts, points, has_floor=not known)
+            laws.append(replace(found, E=floor) if known else found)
     return laws
 
 
@@ -110,13 +126,15 @@ def constants(law: ScalingLaw) -> dict[str, float]:
 # --- The fit: θ = (log E, log A/N₀^α, log B/D₀^β, α, β), N₀ and D₀ being geometric means ------------------------------
 
 
-def huber(residual: np.ndarray) -> np.ndarray:
-    """Huber's loss of each residual: quadratic up to `DELTA`, then linear."""
+def huber(residual: np.ndarray, delta: float = DELTA) -> np.ndarray:
+    """Huber's loss of each residual: quadratic up to `delta`, then linear."""
     size = np.abs(residual)
-    return np.where(size <= DELTA, size**2 / 2, DELTA * (size - DELTA / 2))
+    return np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
 
 
-def objective(theta: np.ndarray, n: np.ndarray, d: np.ndarray, logL: np.ndarray) -> tuple[float, np.ndarray]:
+def objective(
+    theta: np.ndarray, n: np.ndarray, d: np.ndarray, logL: np.ndarray, delta: float = DELTA
+) -> tuple[float, np.ndarray]:
     """Σ Huber(log L(N, D) - log L) and its gradient by θ; `n`, `d` are log N/N₀ and log D/D₀, each (runs,)."""
     e, a, b, alpha, beta = theta
     terms = np.stack([np.full_like(n, e), a - alpha * n, b - beta * d])  # (3, runs), the logarithms of the summands
@@ -125,39 +143,45 @@ def objective(theta: np.ndarray, n: np.ndarray, d: np.ndarray, logL: np.ndarray)
     total = shares.sum(axis=0)
     residual = top + np.log(total) - logL
     shares = shares / total
-    weighted = shares * np.clip(residual, -DELTA, DELTA)  # times the derivative of Huber's loss
-    return float(huber(residual).sum()), np.array(
+    weighted = shares * np.clip(residual, -delta, delta)  # times the derivative of Huber's loss
+    return float(huber(residual, delta).sum()), np.array(
         [*weighted.sum(axis=1), -(weighted[1] * n).sum(), -(weighted[2] * d).sum()]
     )
 
 
-def _best(points: Points, starts: list[np.ndarray], origin: Points | None = None) -> ScalingLaw:
-    """The best of the optima that L-BFGS-B reaches from `starts`; N₀ and D₀ are those of `origin`."""
+def _best(
+    points: Points, starts: list[np.ndarray], origin: Points | None = None, *, has_floor: bool = True
+) -> ScalingLaw:
+    """The best of the optima that L-BFGS-B reaches from `starts`; N₀ and D₀ are those of `origin`.
+
+    `has_floor`: whether E is fitted, too; else the losses are distances to it, and E is 0.
+    """
     from scipy.optimize import minimize
 
     origin = origin or points
     n, d = (np.log(values) - np.log(of).mean() for values, of in ((points.N, origin.N), (points.D, origin.D)))
-    scale = 1 / DELTA**2  # so that the tolerances of L-BFGS-B are far below what matters
+    delta, lowest = (DELTA, BOUNDS[0]) if has_floor else (DISTANCE_DELTA, (LOWEST, LOWEST))
+    scale = 1 / delta**2  # so that the tolerances of L-BFGS-B are far below what matters
     found = (
         minimize(
-            lambda theta: tuple(scale * part for part in objective(theta, n, d, np.log(points.L))),
+            lambda theta: tuple(scale * part for part in objective(theta, n, d, np.log(points.L), delta)),
             start,
             jac=True,
             method="L-BFGS-B",
-            bounds=BOUNDS,
+            bounds=[lowest, *BOUNDS[1:]],
         )
         for start in starts
     )
     return _decoded(min(found, key=lambda optimum: optimum.fun).x, origin)
 
 
-def _starts(points: Points) -> list[np.ndarray]:
-    """125 starting points, best first: a grid of α, β and E, with the A and B of non-negative least squares."""
+def _starts(points: Points, floor_shares: Sequence[float]) -> list[np.ndarray]:
+    """Starting points, best first: a grid of E, α and β, with the A and B of non-negative least squares."""
     from scipy.optimize import nnls
 
     n, d = (np.log(values) - np.log(values).mean() for values in (points.N, points.D))
     starts = []
-    for share, alpha, beta in product(FLOOR_SHARES, EXPONENTS, EXPONENTS):
+    for share, alpha, beta in product(floor_shares, EXPONENTS, EXPONENTS):
         E = share * points.L.min()
         summands = np.stack([np.exp(-alpha * n), np.exp(-beta * d)], axis=1)  # (runs, 2)
         factors, _ = nnls(summands / points.L[:, None], (points.L - E) / points.L)

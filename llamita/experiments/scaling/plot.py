@@ -47,8 +47,9 @@ def draw_compute(axes: Axes, study: Study, comparison: dict[str, Any] | None) ->
     if study.floor is not None:
         axes.axhline(study.floor, color=GREEN, linestyle=(0, (5, 3)), label=f"loss floor {study.floor:.3f}")
     lowest = min(study.points.L.min(), study.floor or math.inf)
-    axes.axhline(study.law.E, color=FAINT, linestyle=":", label=f"fitted E {study.law.E:.3f}")
-    axes.set_ylim(bottom=0.9 * max(min(lowest, study.law.E), lowest / 2))  # an E near zero would flatten all curves
+    fitted = study.free_law.E
+    axes.axhline(fitted, color=FAINT, linestyle=":", label=f"fitted E {fitted:.3f}")
+    axes.set_ylim(bottom=0.9 * max(min(lowest, fitted), lowest / 2))  # an E near zero would flatten all curves
     _logarithmic(axes, "FLOPs of training", f"L = E + A/N^{study.law.alpha:.2f} + B/D^{study.law.beta:.2f}")
 
 

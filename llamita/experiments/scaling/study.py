@@ -92,20 +92,33 @@ class Study:
 
     @cached_property
     def law(self) -> ScalingLaw:
-        """The parametric law. Raises `UserError` if the runs are too few."""
-        return fit_law(self.points)
+        """The parametric law; E is the loss floor, where it is known. Raises `UserError` if the runs are too few."""
+        return self.free_law if self.floor is None else fit_law(self.points, self.floor)
 
     @cached_property
     def laws(self) -> list[ScalingLaw]:
         """Its bootstrap."""
-        return bootstrap_laws(self.points, self.law, RESAMPLES)
+        return self.free_laws if self.floor is None else self._bootstrap(self.law, self.floor)
+
+    @cached_property
+    def free_law(self) -> ScalingLaw:
+        """The law with E fitted, whether the loss floor is known or not."""
+        return fit_law(self.points)
+
+    @cached_property
+    def free_laws(self) -> list[ScalingLaw]:
+        """Its bootstrap."""
+        return self._bootstrap(self.free_law)
+
+    def _bootstrap(self, law: ScalingLaw, floor: float | None = None) -> list[ScalingLaw]:
+        return bootstrap_laws(self.points, law, RESAMPLES, floor)
 
     @property
     def doubt(self) -> str | None:
-        """Why the law should not be trusted beyond its runs, in a line; None where it may be."""
-        low, high = interval([law.E for law in self.laws])
+        """Why a law with a fitted E should not be trusted beyond its runs, in a line; None where it may be."""
+        low, high = interval([law.E for law in self.free_laws])
         least = self.points.L.min()
-        if high - low <= WIDEST_INTERVAL * least and SMALLEST_FLOOR * least < self.law.E:
+        if high - low <= WIDEST_INTERVAL * least and SMALLEST_FLOOR * least < self.free_law.E:
             return None
         return (
             f"these runs do not determine E ({low:.3g} to {high:.3g}), so the law says little about larger ones: their "
@@ -168,6 +181,7 @@ class Study:
             "loss": losses[0],
             "low": float(np.quantile(losses[1:], 0.025)),
             "high": float(np.quantile(losses[1:], 0.975)),
+            "loss_with_fitted_E": float(self.free_law.loss(best.size.parameters, tokens)),
             "fitted_runs": len(self.points),
             "largest_flops_of_the_fit": max(result.flops for result in self.results),
         }
@@ -177,6 +191,8 @@ class Study:
         found = {
             "law": vars(self.law),
             "bootstrap": [vars(law) for law in self.laws],
+            "free_law": vars(self.free_law),
+            "free_bootstrap": [vars(law) for law in self.free_laws],
             "loss_floor": self.floor,
             "runs": [row_of(result, self.text) for result in self.results],
             "parabolas": [vars(parabola) for parabola in self.parabolas],
