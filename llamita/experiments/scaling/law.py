@@ -99,16 +99,15 @@ def bootstrap_laws(
     Each is fitted from `law`, and from `law` with another E, since the gradient vanishes where E is 0. Samples that
     cannot determine a law are drawn again.
     """
-    rng, known = np.random.default_rng(seed), floor is not None
-    points = points.above(floor) if known else points
-    law = replace(law, E=0.0) if known else law
-    laws: list[ScalingLaw] = []
+    rng, laws = np.random.default_rng(seed), list[ScalingLaw]()
+    if floor is not None:
+        points, law = points.above(floor), replace(law, E=0.0)
     starts = [_encoded(law, points), _encoded(replace(law, E=points.L.min() / 2), points)]
     while len(laws) < resamples:
         sample = points.take(rng.integers(len(points), size=len(points)))
         if min(len(np.unique(sample.N)), len(np.unique(sample.D))) >= 3:
-            found = _best(sample, starts, points, has_floor=not known)
-            laws.append(replace(found, E=floor) if known else found)
+            found = _best(sample, starts, points, has_floor=floor is None)
+            laws.append(found if floor is None else replace(found, E=floor))
     return laws
 
 
