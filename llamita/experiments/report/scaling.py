@@ -84,7 +84,7 @@ def _said_of_held_out(held_out: Row) -> str:
 
 def _figure(chart: Chart, rows: Sequence[Row], colour: str) -> Markup:
     """The chart, with one legend entry for each value of `colour`."""
-    names = [(f"{value} wide" if colour == "width" else f"{value:.3g} FLOPs") for value in _values(rows, colour)]
+    names = [(f"{value} wide" if colour == "width" else f"{short(value)} FLOPs") for value in _values(rows, colour)]
     numbered = legend([(name, index) for index, name in enumerate(names)])
     return element("figure", element("figcaption", chart.title), numbered, chart.svg())
 
@@ -122,10 +122,10 @@ def _isoflop_figure(sweep: Sweep, found: Row, rows: Sequence[Row]) -> Markup:
     for colour, budget in enumerate(_values(rows, "budget")):
         runs = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["parameters"])
         sizes, losses = _columns(runs, "parameters", "loss")
-        lines.append(Line(f"{budget:.3g} FLOPs", sizes, losses, colour, marks=True, is_joined=False))
+        lines.append(Line(f"{short(budget)} FLOPs", sizes, losses, colour, marks=True, is_joined=False))
         if parabola := parabolas.get(budget):
             curve = np.geomspace(sizes[0], sizes[-1], POINTS)
-            lines.append(Line(f"parabola of {budget:.3g} FLOPs", curve, parabola.at(curve), colour))
+            lines.append(Line(f"parabola of {short(budget)} FLOPs", curve, parabola.at(curve), colour))
     chart = Chart("Loss at equal FLOPs", "parameters", LOSS, lines, is_log_x=True, is_log_y=True)
     return _figure(chart, rows, "budget")
 
