@@ -5,6 +5,7 @@ places has a no-op class for configs that do not use it.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,15 @@ class RotaryEmbedding(nn.Module):
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (batch, heads, seq, head_dim), positions (seq,) or (batch, seq) int64 -> rotated x, same shape, dtype."""
         return ops.rope(x, self.cos, self.sin, positions)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RotaryEmbedding":
+        """`model.to(torch.bfloat16)` moves the tables to the device of the model, but leaves them fp32."""
+
+        def move(table: Tensor) -> Tensor:
+            moved = fn(table)
+            return moved if moved.dtype == table.dtype else table.to(moved.device)
+
+        return super()._apply(move, recurse)
 
 
 def frequencies(config: ModelConfig) -> Tensor:
