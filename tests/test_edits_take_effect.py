@@ -25,7 +25,9 @@ from torch.nn.utils import parametrize
 
 import llamita.model
 from llamita import ops
-from llamita.model import Attention, Block, KVCache, Llama, ModelConfig
+from llamita.config import GenerationConfig
+from llamita.generate import Engine
+from llamita.model import Attention, Block, Llama, ModelConfig
 from llamita.model.positions import NoRotation
 from llamita.train import train
 
@@ -83,10 +85,17 @@ def effects(switches: dict[str, Any], way: Way, prepare: Callable[[Llama], Any] 
         model.eval()
         with torch.no_grad(), autocast():
             found["validation loss"] = model(ids, targets, reduction="sum", **documents)
-            slots = KVCache(config, 4, SEQ)
-            model(ids[:, :6], cache=slots)
-            found["generation"] = model(ids[:, 6:7], cache=slots).float()
+            found["generation"] = generated(model, ids[:, :6].tolist())
     return found
+
+
+def generated(model: Llama, prompts: list[list[int]]) -> Tensor:
+    """The log-probabilities of all tokens, at each of the two tokens that the decoding engine adds to each prompt."""
+    engine, settings = Engine(model, len(prompts)), GenerationConfig(2, temperature=0.0, logprobs=VOCAB)
+    sequences = [engine.add(prompt, settings) for prompt in prompts]
+    assert len(list(engine.run())) == 2 * len(prompts)
+    tops = [sorted(scored.top) for sequence in sequences for scored in sequence.logprobs]
+    return torch.tensor([[logprob for _, logprob in top] for top in tops])
 
 
 @cache
@@ -114,7 +123,7 @@ def halved(x: Tensor) -> Tensor:
 
 
 def first_key_only(mask: Tensor | None) -> Tensor:
-    shape = (4, 1, SEQ, SEQ) if mask is None else mask.shape
+    shape = (4, 1, 1, SEQ) if mask is None else mask.shape
     return (torch.arange(shape[-1]) == 0).expand(shape)
 
 
@@ -147,7 +156,7 @@ EDITS = {
     "cache.KVCache.next_positions": Edit(halved, ("generation",)),
     "cache.KVCache.causal_mask": Edit(first_key_only, ("generation",)),
     "cache.KVCache.layer": Edit(
-        lambda layer: type(layer)(ramp(layer.keys), layer.values, layer.longest), ("generation",)
+        lambda layer: type(layer)(ramp(layer.keys), layer.values, layer.lengths), ("generation",)
     ),
     "cache.LayerCache.append": Edit(lambda kv: (ramp(kv[0]), ramp(kv[1])), ("generation",)),
     "feed_forward.SwiGLU.forward": Edit(ramp),
@@ -188,6 +197,9 @@ IN_PLACE = {
 
 EXEMPT = {
     "cache.KVCache.reserve": "bookkeeping: raises if the cache is too short; without it nothing is visible",
+    "cache.KVCache.slot": "a view of the cache, in which the engine prefills one slot",
+    "cache.KVCache.copy_slot": "copies what the model computed, for equal prompts",
+    "positions.RotaryEmbedding._apply": "moves the tables with the model",
     "cache.KVCache.clear": "bookkeeping of slots, called by the engine between sequences",
     "llama.Llama._check_size": "raises for what does not fit, and computes nothing",
     "llama.Llama.num_parameters": "counts for people; computes nothing",
@@ -358,7 +370,8 @@ def test_blocks_and_their_parts_are_called_once_for_each_forward_pass(monkeypatc
     for cls in (Block, Attention):
         monkeypatch.setattr(cls, "forward", counted(cls.forward, cls.__name__, calls))
     effects({}, WAYS["bf16 by fused kernels"])
-    assert calls == {"Block": 8, "Attention": 8}  # 2 layers: training, validation, prefill, decode step
+    # 2 layers: training, validation, four prompts that are prefilled one by one, a decode step
+    assert calls == {"Block": 14, "Attention": 14}
 
 
 def counted(function: Callable[..., Any], name: str, calls: dict[str, int]) -> Callable[..., Any]:

@@ -147,9 +147,9 @@ def test_evaluation_finds_what_the_cpu_finds(apart):
     np.testing.assert_allclose(found_positions.means(), positions.means(), rtol=1e-5)
 
 
-def written(device: str, options: dict[str, Any]) -> list[list[int | None]]:
+def written(device: str, options: dict[str, Any]) -> list[list[int]]:
     """Three times what the context holds, so that it is prefilled again."""
-    return list(generate_ids(model_on(device).eval(), PROMPTS, GenerationConfig(3 * CONTEXT, **options), end_id=0))
+    return generate_ids(model_on(device).eval(), PROMPTS, GenerationConfig(3 * CONTEXT, **options), end_id=0)
 
 
 def written_on_both(options: dict[str, Any]) -> tuple[Any, Any]:
@@ -163,7 +163,7 @@ def written_on_both(options: dict[str, Any]) -> tuple[Any, Any]:
 def test_the_same_tokens_are_written_as_on_the_cpu(apart, options):
     expected, found = apart(written_on_both, options)
     assert found == expected
-    assert len(found) > CONTEXT
+    assert max(map(len, found)) > CONTEXT
 
 
 def saved_on_both(folder: Path) -> None:

@@ -12,9 +12,7 @@ from runs import text as text
 
 from llamita.config import GenerationConfig, ModelConfig
 from llamita.errors import UserError
-from llamita.generate import generate, generate_many, prompt_ids, stream
-from llamita.generate.sampling import Sampler
-from llamita.generate.text import assigned_ids
+from llamita.generate import Sampler, assigned_ids, generate, generate_many, prompt_ids, stream
 from llamita.model import Llama
 from llamita.tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, load_tokenizer
 from llamita.train import load_run
@@ -93,10 +91,10 @@ def test_unused_ids_are_never_sampled(options):
     tokenizer = with_holes()
     config = GenerationConfig(**options)
     assigned = assigned_ids(tokenizer, 401)
-    sampler = Sampler([[400]] * 64, 401, config, 400, assigned)
     logits = torch.randn(64, 401, generator=torch.Generator().manual_seed(0))
     logits[:, HOLES] += 20.0
-    sampled = {int(token) for _ in range(20) for token in sampler(logits)}
+    samplers = [Sampler([400], 401, config, index=i, end_id=400, assigned=assigned) for i in range(64)]
+    sampled = {sampler(row) for _ in range(20) for sampler, row in zip(samplers, logits, strict=True)}
     assert not sampled & set(HOLES)
     assert len(sampled) > 10
 

@@ -118,13 +118,27 @@ def test_a_cleared_slot_starts_from_scratch():
     assert cache.lengths.tolist() == [5, 15]
 
 
-def test_clearing_the_longest_slot_shortens_the_keys_read():
-    model = model_with()
-    cache = KVCache(model.config, slots=2, max_seq_len=16)
-    ids, positions = padded([drawn_ids(12), drawn_ids(3)], [0, 0])
-    model(ids, positions=positions, cache=cache)
-    cache.clear(0)
-    assert cache.longest == 3
+def test_a_slot_attends_over_its_own_keys_only_bit_for_bit():
+    """A neighbour of any length changes nothing, not even the rounding."""
+    model, row, outcomes = model_with(), drawn_ids(6), []
+    for length in (1, 6, 25):
+        cache = KVCache(model.config, slots=2, max_seq_len=32)
+        for slot, prompt in enumerate((row, drawn_ids(length))):
+            model(prompt.unsqueeze(0), cache=cache.slot(slot))
+        assert cache.lengths.tolist() == [6, length]
+        outcomes.append(torch.stack([model(torch.tensor([[4], [5]]), cache=cache)[0] for _ in range(4)]))
+    assert torch.equal(outcomes[0], outcomes[1])
+    assert torch.equal(outcomes[0], outcomes[2])
+
+
+def test_a_view_of_a_slot_and_its_copy_continue_as_the_whole_row_does():
+    model, ids = model_with(), drawn_ids(1, 14)
+    cache = KVCache(model.config, slots=3, max_seq_len=20)
+    model(ids[:, :9], cache=cache.slot(1))
+    cache.copy_slot(1, 2, 5)
+    assert cache.lengths.tolist() == [0, 9, 5]
+    assert_near(model(ids[:, 9:], cache=cache.slot(1)), model(ids)[:, 9:])
+    assert_near(model(ids[:, 5:], cache=cache.slot(2)), model(ids)[:, 5:])
 
 
 def test_more_tokens_than_the_cache_holds_are_refused_and_nothing_changes():

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from llamita import ops
 from llamita.config import GenerationConfig
 from llamita.errors import UserError
-from llamita.generate.engine import generate_ids
+from llamita.generate import generate_ids
 from llamita.model import KVCache, Llama, ModelConfig
 from llamita.ops import cpu
 from llamita.ops.cpu import scratch
@@ -467,9 +467,21 @@ def test_a_model_with_kernels_generates():
     fast, _ = models(max_seq_len=16)
     config = GenerationConfig(max_new_tokens=30, temperature=0.0)
     with hardware().autocast():
-        steps = list(generate_ids(fast, [[1, 2, 3], [4]], config))
-    assert len(steps) == 30
-    assert all(token in range(97) for step in steps for token in step)
+        written = generate_ids(fast, [[1, 2, 3], [4]], config)
+    assert [len(ids) for ids in written] == [30, 30]
+    assert all(token in range(97) for ids in written for token in ids)
+
+
+@torch.inference_mode()
+def test_a_model_in_bf16_computes_with_kernels_what_it_computes_without():
+    """Its weights are bf16, too, and its tables of angles stay fp32."""
+    fast, _ = models(num_kv_heads=2)
+    fast = fast.to(torch.bfloat16)
+    assert fast.model.layers[0].self_attn.rope.cos.dtype == torch.float32
+    ids, _ = batch()
+    native = fast(ids)
+    with ops.backend("plain"):
+        assert relative_error(native.float(), fast(ids).float()) < 0.02
 
 
 @pytest.mark.slow

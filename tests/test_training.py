@@ -41,7 +41,7 @@ from llamita.corpus.stories import validation_stories
 from llamita.data import BatchOrder, open_dataset
 from llamita.errors import UserError
 from llamita.evaluate import Evaluation
-from llamita.generate.engine import generate_ids
+from llamita.generate import generate_ids
 from llamita.model import Llama, ModelConfig
 from llamita.parallel import Processes
 from llamita.train import Display, train
@@ -347,7 +347,7 @@ def test_finite_weights_with_non_finite_logits_are_detected_by_evaluation_and_ge
         with pytest.raises(UserError, match=r"the validation loss is .* at step 0: training has diverged"):
             evaluate(run)
         with pytest.raises(UserError, match="NaN or infinite logits: training has diverged; use an earlier checkpoint"):
-            next(generate_ids(run.model, [[1]], GenerationConfig()))
+            generate_ids(run.model, [[1]], GenerationConfig())
 
 
 @pytest.fixture(scope="module")

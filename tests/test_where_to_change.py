@@ -170,10 +170,10 @@ def test_threads_are_those_of_choose_threads(monkeypatch):
 
 def test_sampling_is_that_of_sample_logits(monkeypatch):
     model, greedy = Llama(ModelConfig(vocab_size=50, hidden_size=32)), GenerationConfig(max_new_tokens=5, temperature=0)
-    before = list(generate_ids(model, [[1, 2]], greedy))
-    assert before == list(generate_ids(model, [[1, 2]], greedy))
+    before = generate_ids(model, [[1, 2]], greedy)
+    assert before == generate_ids(model, [[1, 2]], greedy)
     monkeypatch.setattr("llamita.generate.sampling.sample_logits", lambda logits, **options: logits.argmin(dim=-1))
-    assert list(generate_ids(model, [[1, 2]], greedy)) != before
+    assert generate_ids(model, [[1, 2]], greedy) != before
 
 
 def test_initial_weights_are_those_of_init(monkeypatch):

@@ -1,14 +1,13 @@
 """Generation from text to text."""
 
-import codecs
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Ids
+from typing import Any
 
 from llamita.config import GenerationConfig
-from llamita.generate.engine import generate_ids
+from llamita.generate.engine import MOST_SLOTS, Engine
+from llamita.generate.sequence import Sequence
 from llamita.model import Llama
 from llamita.tokenizer import Tokenizer
 
@@ -24,55 +23,94 @@ def generate(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     seed: int = 0,
+    **settings: Any,
 ) -> str:
     """The continuation of `prompt` (without the prompt), up to the end token.
 
-    An empty prompt starts a new document. The settings are those of `llamita generate`: the same `seed` gives the same
-    text; temperature 0 is greedy decoding, top_k 0 keeps all tokens. Raises `UserError` for settings out of range.
+    An empty prompt starts a new document. The settings are those of `llamita generate`, further ones (`min_p`, `stop`,
+    ...) those of `GenerationConfig`: the same `seed` gives the same text; temperature 0 is greedy decoding, top_k 0
+    keeps all tokens. When the context is full, its first half is dropped.
+
+    Raises `UserError` for settings out of range and for a prompt longer than the context.
     """
-    config = GenerationConfig(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    config = GenerationConfig(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, **settings)
     return "".join(stream(model, tokenizer, prompt, config))
 
 
 def stream(model: Llama, tokenizer: Tokenizer, prompt: str, config: GenerationConfig) -> Iterator[str]:
     """What `generate` returns, as it is generated: in pieces that end at whole characters."""
-    spelled = {token: name.encode() for name, token in tokenizer.special_tokens.items()}
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character's bytes may come in several tokens
-    assigned = assigned_ids(tokenizer, model.config.vocab_size)
-    for (token,) in generate_ids(model, [prompt_ids(tokenizer, prompt)], config, tokenizer.end_id, assigned):
-        if token is None or token == tokenizer.end_id:
-            break
-        if text := decoder.decode(spelled.get(token) or tokenizer.token_bytes(token)):
-            yield text
-    if rest := decoder.decode(b"", final=True):
-        yield rest
+    engine = Engine(model, 1, tokenizer)
+    engine.add(prompt_ids(tokenizer, prompt), config, slides=True)
+    return (output.text for output in engine.run() if output.text)
 
 
-def generate_many(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig) -> list[str]:
-    """The continuations of several prompts, in order, computed as a batch; each has randomness of its own."""
-    texts: list[list[int]] = [[] for _ in prompts]
-    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    assigned = assigned_ids(tokenizer, model.config.vocab_size)
-    for step in generate_ids(model, ids, config, tokenizer.end_id, assigned):
-        for text, token in zip(texts, step, strict=True):
-            if token is not None and token != tokenizer.end_id:
-                text.append(token)
-    return [tokenizer.decode(text) for text in texts]
+def generate_many(
+    model: Llama, tokenizer: Tokenizer, prompts: Ids[str | Ids[int]], config: GenerationConfig
+) -> list[str]:
+    """The continuations of several prompts, each a text or ids, in order; each has randomness of its own.
+
+    Up to 16 are decoded together. When the context is full, its first half is dropped.
+    """
+    return [sequence.text for sequence in complete(model, tokenizer, prompts, config)]
+
+
+def complete(
+    model: Llama,
+    tokenizer: Tokenizer,
+    prompts: Ids[str | Ids[int]],
+    config: GenerationConfig,
+    *,
+    choices: int = 1,
+    slots: int = 0,
+    slides: bool = True,
+) -> list[Sequence]:
+    """The finished sequences of `choices` continuations of each prompt, in order, with ids and log-probabilities.
+
+    slots    how many are decoded together; 0: all, up to 16. Another number rounds differently.
+    slides   drop the first half of a full context and continue; else the sequence ends with finish_reason "length"
+    """
+    engine = Engine(model, slots or min(len(prompts) * choices, MOST_SLOTS) or 1, tokenizer)
+    sequences = add_prompts(engine, tokenizer, prompts, config, choices, slides)
+    for _ in engine.run():
+        pass
+    return sequences
+
+
+def add_prompts(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompts: Ids[str | Ids[int]],
+    config: GenerationConfig,
+    choices: int,
+    slides: bool,
+) -> list[Sequence]:
+    """Queue `choices` continuations of each prompt -> the sequences, in order."""
+    encoded = [prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    return [
+        engine.add(ids, config, index=index, choice=choice, slides=slides)
+        for index, ids in enumerate(encoded)
+        for choice in range(choices)
+    ]
+
+
+def generate_ids(
+    model: Llama, prompts: Ids[Ids[int]], config: GenerationConfig, end_id: int | None = None
+) -> list[list[int]]:
+    """The ids that continue each prompt (at least one id each), the end token included, without a tokenizer.
+
+    All prompts are decoded together. When the context is full, its first half is dropped. Raises `UserError` for NaN or
+    infinite logits.
+    """
+    engine = Engine(model, len(prompts), end_id=end_id)
+    sequences = [engine.add(prompt, config, index=index, slides=True) for index, prompt in enumerate(prompts)]
+    for _ in engine.run():
+        pass
+    return [sequence.ids for sequence in sequences]
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids to continue: the prompt after the tokenizer's `start_id`, as a document starts in training."""
     return [tokenizer.start_id, *tokenizer.encode(prompt)]
-
-
-def assigned_ids(tokenizer: Tokenizer, vocab_size: int) -> Tensor | None:
-    """(vocab_size,) bool: the ids of a model's vocabulary that a token has; None where that is all of them.
-
-    A tokenizer may leave ids unused, and a model's vocabulary may be padded beyond the tokenizer's.
-    """
-    assigned = torch.zeros(vocab_size, dtype=torch.bool)
-    assigned[: tokenizer.vocab_size] = torch.from_numpy(tokenizer.assigned)[:vocab_size]
-    return None if assigned.all() else assigned
 
 
 def printable(text: str) -> str:

@@ -36,12 +36,12 @@ class Attention(nn.Module):
         """x (batch, seq, hidden) -> (batch, seq, hidden).
 
         `positions` (seq,) or (batch, seq). `mask` (batch, 1, seq, keys), True where a query may attend; None: causal
-        self-attention over x.
+        attention over x and what is cached before it.
         """
         q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         q, k = self.rope.rotate(self.q_norm(q), positions), self.rope.rotate(self.k_norm(k), positions)
         k, v = cache.append(k, v, positions)  # (batch, kv_heads, keys, head_dim); unchanged without a cache
-        out = ops.attention(q, k, v, mask)  # (batch, heads, seq, head_dim)
+        out = ops.attention(q, k, v, mask, cache.lengths)  # (batch, heads, seq, head_dim)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> Tensor:

@@ -4,6 +4,8 @@
 operation dispatches on its inputs (device, dtype, grad mode) and on `backend`, as torch's own operators do.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, keep_dtype: bool = False) ->
 def rope(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
     """Rotate x (batch, heads, seq, head_dim) by cos, sin (max_seq_len, head_dim / 2) at its positions, (seq,) or
     (batch, seq) int64 -> the shape and dtype of x."""
-    if x.dtype == BF16 and backend.can_fuse(x, cos, sin, positions):
+    if x.dtype == BF16 and cos.dtype == torch.float32 and backend.can_fuse(x, cos, sin, positions):
         return cpu.rope.rope(x, cos, sin, positions)
     return reference.rope(x, cos, sin, positions)
 
@@ -59,12 +61,19 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return reference.swiglu(gate, up)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, lengths: Sequence[int] | None = None
+) -> Tensor:
     """softmax(q · kᵀ / sqrt(head_dim)) · v: q (batch, heads, seq, head_dim), k and v (batch, kv_heads, keys, head_dim).
 
-    mask (batch, 1, seq, keys) bool: True where a query may attend to a key. None: causal self-attention.
+    mask (batch, 1, seq, keys) bool: True where a query may attend to a key. None: causal, the last query at the last
+    key. lengths: row i reads its first lengths[i] keys, as in a KV cache. Rows are then computed one by one, so that
+    none depends on the length of another, bit for bit. None: all rows read all keys.
     """
-    if mask is None and q.dtype == k.dtype == v.dtype == BF16 and backend.can_fuse(q, k, v):
+    if lengths is not None:
+        return torch.cat([attention(*row) for row in reference.rows_of_own_length(q, k, v, mask, lengths)])
+    is_causal = mask is None and q.shape[2] == k.shape[2]
+    if is_causal and q.dtype == k.dtype == v.dtype == BF16 and backend.can_fuse(q, k, v):
         return cpu.attention.attention(q, k, v)
     return reference.attention(q, k, v, mask)
 

@@ -5,6 +5,7 @@ these and fused kernels, which are tested against them. Under autocast, matrix p
 inputs are rounded to it once, here.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -61,17 +62,32 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, lengths: Sequence[int] | None = None
+) -> Tensor:
     """softmax(q · kᵀ / sqrt(head_dim)) · v (Vaswani et al., 2017); `mask` is True where a query attends to a key.
 
     q (batch, heads, seq, head_dim); k, v (batch, kv_heads, keys, head_dim), where kv_heads divides heads and
-    consecutive query heads share one (GQA; Ainslie et al., 2023); mask (batch, 1, seq, keys) bool, or None: causal.
+    consecutive query heads share one (GQA; Ainslie et al., 2023); mask (batch, 1, seq, keys) bool, or None: causal, the
+    last query at the last key. lengths: row i reads its first lengths[i] keys; None: all.
     """
+    if lengths is not None:
+        return torch.cat([attention(*row) for row in rows_of_own_length(q, k, v, mask, lengths)])
     if q.is_cpu and q.dtype in (torch.bfloat16, torch.float16):
         # The backward pass of torch 2.13's CPU kernel is several times slower in bf16 than in fp32.
         with torch.autocast("cpu", enabled=False):
             return _sdpa(q.float(), k.float(), v.float(), mask).to(q.dtype)
     return _sdpa(q, k, v, mask)
+
+
+def rows_of_own_length(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, lengths: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """The arguments of `attention` for each row alone, a batch of 1 with the first lengths[row] keys."""
+    for row, length in enumerate(lengths):
+        own = slice(row, row + 1)
+        row_mask = None if mask is None else mask[own, ..., :length]
+        yield q[own], k[own, :, :length], v[own, :, :length], row_mask
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -112,8 +128,11 @@ def _summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    grouped = q.shape[1] != k.shape[1]
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    grouped, seq, keys = q.shape[1] != k.shape[1], q.shape[2], k.shape[2]
+    is_causal = mask is None and seq == keys  # torch's flag puts the first query, not the last one, at the edge
+    if mask is None and 1 < seq < keys:
+        mask = torch.ones(seq, keys, dtype=torch.bool, device=q.device).tril(keys - seq)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped)
 
 
 def _cast_for_matmul(x: Tensor, keep_dtype: bool) -> Tensor:
