@@ -61,6 +61,7 @@ def place(tmp_path_factory) -> Path:
     for name in ("first", "second"):
         shutil.copytree(folder / "runs" / "mine", folder / "runs" / name)
     (folder / "base.toml").write_text("[model]\nhidden_size = 64\n")
+    (folder / "prompts.txt").write_text("the\nthe llama\n")
     return folder
 
 
@@ -93,7 +94,7 @@ QUICK = [line for line in LINES if not line.startswith(("llamita train", "llamit
 def test_every_other_command_of_the_page_and_of_help_runs(place, corpora, monkeypatch, capsys, line):
     monkeypatch.chdir(place)
     monkeypatch.setenv("LLAMITA_CACHE", str(place / "cache"))
-    monkeypatch.setattr("llamita.cli.generate._read_prompt", lambda: "the")
+    monkeypatch.setattr("llamita.cli.generate._read_pipe", lambda: "the")
     shorter = line.replace("step_00000500", "step_00000002")
     shorter = shorter.replace("my_tokenizer", "runs/mine") if "encode" in line or "decode" in line else shorter
     words = re.sub(r"(--max_(?:new_)?tokens) \d+", r"\1 4", shorter)

@@ -10,7 +10,7 @@ import pytest
 from runs import cache, command, ended, start, text, train_words
 
 fixtures = (cache, text)
-GREEDY = ["--temperature", "0", "--max_tokens", "8", "--checkpoint", "run"]
+GREEDY = ["--temperature", "0", "--max_tokens", "4", "--checkpoint", "run"]
 QUESTION = "prompt (empty: a new document): "
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 
@@ -74,12 +74,22 @@ def at_a_terminal(folder: Path, typed: bytes) -> tuple[int, str, str]:
     return code, (folder / "out").read_text(), (folder / "err").read_text()
 
 
-@pytest.mark.parametrize("typed", ["the llama", ""])
-def test_on_a_terminal_it_asks(run, tmp_path, capsys, typed):
+@pytest.mark.parametrize("lines", [["the llama"], [""], ["the sun", "", "the llama"]])
+def test_on_a_terminal_it_asks_for_prompts_until_ctrl_d(run, tmp_path, capsys, lines):
     (tmp_path / "err").touch()
-    code, out, error = at_a_terminal(tmp_path, typed.encode() + b"\n")
-    assert (code, error) == (0, QUESTION)
-    assert out == written(capsys, typed)
+    typed = "".join(f"{line}\n" for line in lines).encode() + CTRL_D
+    code, out, error = at_a_terminal(tmp_path, typed)
+    assert (code, error) == (0, QUESTION * (len(lines) + 1) + "\n")
+    assert out == "".join(written(capsys, line) for line in lines)
+
+
+def test_after_a_prompt_that_cannot_be_encoded_it_asks_again(run, tmp_path, capsys):
+    (tmp_path / "err").touch()
+    code, out, error = at_a_terminal(tmp_path, b"the ZEBRA\nthe\n" + CTRL_D)
+    assert code == 0
+    assert error.count(QUESTION) == 3
+    assert "llamita: the prompt has characters that the model never saw: 'A' 'B' 'E'" in error
+    assert out == written(capsys, "the")
 
 
 @pytest.mark.parametrize(("typed", "code"), [(CTRL_D, 0), (CTRL_C, 130)])

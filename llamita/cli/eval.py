@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llamita.cli.flags import flat
-from llamita.cli.generate import check_prompt
 from llamita.cli.loading import load_noting_code, named_run
+from llamita.cli.prompts import check_prompt
 from llamita.config import DataConfig, GenerationConfig, RunConfig
 from llamita.errors import UserError
 
@@ -32,7 +32,9 @@ def evaluate(
     plot: bool = False,
     cache_dir: str = DataConfig.cache_dir,
     device: str = "auto",
-    generation: Annotated[GenerationConfig, flat("Sampling, with --generate", 1)] = GenerationConfig(),  # noqa: B008
+    generation: Annotated[
+        GenerationConfig, flat("Sampling, with --generate", 1, consume_multiple=False)
+    ] = GenerationConfig(),  # noqa: B008
 ) -> None:
     """Evaluate a model on the whole validation set of its run: loss, perplexity, bits per byte, loss floor.
 
@@ -62,8 +64,7 @@ def evaluate(
         raise UserError(f"--sample_count is {sample_count}, but must be above 0")
     found, model, tokenizer, config = load_noting_code(named_run(run, checkpoint))
     prompts = [""] if generate == [] else list(dict.fromkeys(generate or []))  # duplicates would get the same text
-    for prompt in prompts:
-        check_prompt(prompt, tokenizer, config.model.max_seq_len)
+    encoded = {prompt: check_prompt(prompt, tokenizer, config.model.max_seq_len) for prompt in prompts}
     directory = RunDirectory(found.path.parent)
     data = _open_data(config, cache_dir, directory.facts())
     hardware = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=config.model)
@@ -74,8 +75,8 @@ def evaluate(
     print(f"checkpoint      {found.path}")
     _print_losses(losses, data.floor)
     print(f"speed           {speed:,.0f} tokens/s ({hardware.device}, {hardware.precision})")
-    if prompts:
-        _write_and_measure(model, data, prompts, sample_count, generation)
+    if encoded:
+        _write_and_measure(model, data, encoded, sample_count, generation)
     if plot:
         from llamita.evaluate.plots import PlotData, write_plots
 
@@ -119,13 +120,13 @@ def _print_losses(losses: "PositionLosses", floor: float | None) -> None:
 
 
 def _write_and_measure(
-    model: "Llama", data: "Dataset", prompts: list[str], count: int, generation: GenerationConfig
+    model: "Llama", data: "Dataset", prompts: dict[str, list[int]], count: int, generation: GenerationConfig
 ) -> None:
-    """Print a continuation of each prompt, and the measures over all of them (without the prompts)."""
+    """Print a continuation of each prompt (text: ids), and the measures over all of them (without the prompts)."""
     from llamita.evaluate import measure_writing
     from llamita.generate import generate_many, printable
 
-    written = {prompt: generate_many(model, data.tokenizer, [prompt] * count, generation) for prompt in prompts}
+    written = {text: generate_many(model, data.tokenizer, [ids] * count, generation) for text, ids in prompts.items()}
     for prompt, texts in written.items():
         print(f"\n{printable(prompt + texts[0])}")
     train_ids = data.prepared.train.ids  # memory-mapped, not read

@@ -38,6 +38,8 @@ GENERATE = """Examples:
   llamita generate "Once upon a time" --temperature 0.8 --top_p 0.9
   llamita generate runs/mine "Once upon a time"
   llamita generate runs/mine/step_00000500 --prompt "Once"
+  llamita generate "Once upon a time" --num_samples 3 --stop "." --min_p 0.05
+  llamita generate runs/mine --prompts_file prompts.txt --json --logprobs 2
   echo "Once upon a time" | llamita generate runs/mine"""
 
 REPORT = """Examples:

@@ -34,9 +34,12 @@ from llamita.errors import UserError
 from llamita.presets import preset_path
 
 
-def flat(title: str, place: int) -> Parameter:
-    """Each field of a table is a flag of its own (--hidden_size, not --model.hidden_size), in a group of the help."""
-    return Parameter(name="*", group=Group(title, sort_key=place))
+def flat(title: str, place: int, **options: Any) -> Parameter:
+    """Each field of a table is a flag of its own (--hidden_size, not --model.hidden_size), in a group of the help.
+
+    `options`: further ones of the parameter. With `consume_multiple=False`, a flag takes one value and is repeated.
+    """
+    return Parameter(name="*", group=Group(title, sort_key=place), **options)
 
 
 LIMITS = ("max_documents", "max_corpus_tokens")

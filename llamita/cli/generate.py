@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +13,12 @@ from cyclopts import Parameter
 from llamita.cli.flags import flat
 from llamita.cli.loading import load_noting_code, run_and_prompt
 from llamita.cli.messages import print_note
+from llamita.cli.prompts import read_prompts
 from llamita.config import GenerationConfig, ModelConfig
 from llamita.errors import UserError
 
 if TYPE_CHECKING:
-    from llamita.tokenizer import Tokenizer
+    from llamita.cli.completions import Completions
 
 PATIENCE = 5.0  # seconds after which a user is told that a pipe is waited for
 PIPE_BYTES = 1 << 16  # per read
@@ -58,90 +59,95 @@ def generate(
     *,
     prompt: str | None = None,
     checkpoint: Path | None = None,
+    prompts_file: Path | None = None,
+    num_samples: int = 1,
+    json: Annotated[bool, Parameter(negative=())] = False,
     device: str = "auto",
-    generation: Annotated[GenerationConfig, flat("Sampling", 1)] = GenerationConfig(),  # noqa: B008  (frozen)
+    generation: Annotated[GenerationConfig, flat("Sampling", 1, consume_multiple=False)] = GenerationConfig(),  # noqa: B008  (frozen)
     sizes: Annotated[ExpectedSizes, flat("Sizes, as a check", 2)] = ExpectedSizes(),
 ) -> None:
     """Continue a prompt, token by token, up to the end of the document. An empty prompt begins a new document.
+
+    When the context is full, its first half is dropped, with a note.
 
     Parameters
     ----------
     run: str
         A run (its best checkpoint), RUN/latest or RUN/step_00000500; default: the newest run in runs/.
     text: str
-        The prompt. A single argument that is not a run is the prompt, too. Without one, a terminal is asked for it, and
-        a pipe is read to its end.
+        The prompt. A single argument that is not a run is the prompt, too. Without one, a terminal is asked for
+        prompts, one after another, and a pipe is read to its end.
     prompt: str
         The prompt, whatever it looks like.
     checkpoint: Path
         The run, as a flag.
+    prompts_file: Path
+        A file with a prompt on each line.
+    num_samples: int
+        Continuations of each prompt.
+    json: bool
+        Print a JSON object per continuation, each on a line: prompt, text, ids, finish_reason and, if requested,
+        logprobs.
     device: str
         auto, cpu, cuda or mps.
     """
+    from llamita.cli.completions import Completions
     from llamita.config import ExecutionConfig
-    from llamita.generate import stream
     from llamita.runtime import choose_hardware
 
+    _check_flags(num_samples, json, generation)
     checkpoint, prompt = run_and_prompt(run, text, checkpoint, prompt)
+    prompts = read_prompts(prompts_file, prompt)
     found, model, tokenizer, config = load_noting_code(checkpoint)
     if checkpoint is None:
         print_note(f"using the newest run, {found.path}")
     sizes.require(config.model)
     model = choose_hardware(ExecutionConfig(device=device, precision="fp32"), model=model.config).apply(model)
-    prompt = _read_prompt() if prompt is None else prompt
-    check_prompt(prompt, tokenizer, config.model.max_seq_len)
-    _print_pieces(prompt, stream(model, tokenizer, prompt, generation))
+    completions = Completions(model, tokenizer, generation, num_samples, json)
+    if prompts is None and sys.stdin is not None and sys.stdin.isatty():
+        _ask_and_write(completions)
+    else:
+        completions.write([_read_pipe()] if prompts is None else prompts)
 
 
-def _print_pieces(prompt: str, pieces: Iterable[str]) -> None:
-    """Print the text as it is generated. A terminal gets it without control characters, a file unchanged."""
-    from llamita.generate import printable_pieces
-
-    print(prompt, end="", flush=True)
-    try:
-        for piece in printable_pieces(pieces) if sys.stdout.isatty() else pieces:
-            print(piece, end="", flush=True)
-    finally:
-        print()  # after Ctrl-C, too
+def _check_flags(num_samples: int, json: bool, generation: GenerationConfig) -> None:
+    if num_samples < 1:
+        raise UserError(f"--num_samples is {num_samples}, but must be above 0")
+    if (generation.logprobs is not None or generation.prompt_logprobs) and not json:
+        raise UserError("--logprobs and --prompt_logprobs need --json: add it")
 
 
-def check_prompt(prompt: str, tokenizer: "Tokenizer", context: int) -> None:
-    """Refuse characters that the tokenizer lacks, and note that only the end of a long prompt fits the context."""
-    from llamita.generate import prompt_ids
-    from llamita.tokenizer import CharTokenizer
-
-    if prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
-        raise UserError("the prompt is not UTF-8 text: set the terminal to UTF-8, and write it again")
-    if isinstance(tokenizer, CharTokenizer):
-        unknown = sorted(set(prompt) - set(tokenizer.characters))
-        if unknown:
-            raise UserError(f"the prompt has characters that the model never saw: {' '.join(map(repr, unknown))}")
-    if (length := len(prompt_ids(tokenizer, prompt))) > context:
-        print_note(f"the prompt has {length:,} tokens, the context {context:,}: only the last {context:,} are used")
+def _ask_and_write(completions: "Completions") -> None:
+    """Ask for prompts until Ctrl-D. Ctrl-C ends a continuation, or, where a prompt is asked for, the command."""
+    while (prompt := _ask()) is not None:
+        try:
+            completions.write([prompt])
+        except KeyboardInterrupt:
+            print_note("interrupted; Ctrl-D leaves")
+        except UserError as error:
+            print(f"llamita: {error}", file=sys.stderr)
 
 
-def _read_prompt() -> str:
-    """What the user types at a terminal, or all that comes through a pipe; empty without standard input."""
-    if sys.stdin is None:  # closed by the caller
-        return ""
-    return _ask() if sys.stdin.isatty() else _piped()
-
-
-def _ask() -> str:
-    """One line from the terminal. Ctrl-D leaves, as from a shell."""
+def _ask() -> str | None:
+    """One line from the terminal; None at Ctrl-D, which leaves, as from a shell."""
     print("prompt (empty: a new document): ", end="", file=sys.stderr, flush=True)  # stdout may go to a file
     try:
         return input()
     except EOFError:
         print(file=sys.stderr)
-        sys.exit(0)
+        return None
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(130)
 
 
-def _piped() -> str:
-    """All that comes up to the end of the pipe, however long that takes, without the newline that `echo` appends."""
+def _read_pipe() -> str:
+    """All that comes up to the end of the pipe, however long that takes, without the newline that `echo` appends.
+
+    Empty without standard input.
+    """
+    if sys.stdin is None:  # closed by the caller
+        return ""
     waiting = threading.Timer(PATIENCE, print_note, ["waiting for the prompt from standard input; Ctrl-C ends"])
     waiting.daemon = True
     waiting.start()

@@ -247,7 +247,7 @@ SMALL = Trainer(
             "leave it out; `train --tokenizer FOLDER` takes a saved one",
         ),
         Row("special_tokens", "the end-of-text marker, always", "it separates documents"),
-        Row("num_samples, n_samples", "`llamita eval RUN --generate TEXT --sample_count N`"),
+        Row("num_samples, n_samples", "`llamita generate RUN TEXT --num_samples N`"),
         Row("start", "`llamita generate RUN TEXT`"),
         Row("resume_from", "the same command again", "it resumes"),
     ),
