@@ -76,7 +76,7 @@ def corpora() -> Iterator[Hub]:
 def test_every_sweep_of_help_is_planned(place, monkeypatch, capsys, line):
     planned: list[Any] = []
 
-    def plan(ablation: Ablation, directory: Path, runner: object = None) -> SimpleNamespace:
+    def plan(ablation: Ablation, directory: Path, runner: object, command: str) -> SimpleNamespace:
         planned.extend(ablation.plan().runs)
         return SimpleNamespace(results=[], text=str)
 

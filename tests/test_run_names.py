@@ -85,7 +85,7 @@ def test_a_run_may_be_named_by_an_argument(run, capsys, name):
 
 
 def test_a_single_word_that_is_a_run_is_one(run, capsys, monkeypatch):
-    monkeypatch.setattr("llamita.cli.generate._read_prompt", lambda: "the sun")
+    monkeypatch.setattr("llamita.cli.generate._read_pipe", lambda: "the sun")
     assert generated(capsys, "run")[0].startswith("the sun")
 
 

@@ -14,6 +14,7 @@ from runs import cache, command, flags, refusal, text, tiny_config, tree, write_
 from scipy.optimize import least_squares
 
 import llamita.experiments.job
+import llamita.experiments.scaling.law
 import llamita.experiments.scaling.study
 import llamita.train
 from llamita.config import RunConfig, replace
@@ -189,7 +190,8 @@ def known_law(monkeypatch: pytest.MonkeyPatch) -> ScalingLaw:
         directory.metrics.append({"step": config.training.max_steps, "tokens": tokens, "val_loss": float(loss)})
 
     monkeypatch.setattr(llamita.experiments.job, "train", train)
-    monkeypatch.setattr(llamita.experiments.scaling.study, "RESAMPLES", 5)
+    monkeypatch.setattr(llamita.experiments.scaling.study, "RESAMPLES", 3)
+    monkeypatch.setattr(llamita.experiments.scaling.law, "DESCENTS", 4)  # few suffice where there is no noise
     return law
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llamita.model import Llama
 
 SHOWN = 300  # characters of a copied span
+SAMPLING = flat("Sampling, with --generate", 1, consume_multiple=False)
 
 
 def evaluate(
@@ -32,9 +33,7 @@ def evaluate(
     plot: bool = False,
     cache_dir: str = DataConfig.cache_dir,
     device: str = "auto",
-    generation: Annotated[
-        GenerationConfig, flat("Sampling, with --generate", 1, consume_multiple=False)
-    ] = GenerationConfig(),  # noqa: B008
+    generation: Annotated[GenerationConfig, SAMPLING] = GenerationConfig(),  # noqa: B008
 ) -> None:
     """Evaluate a model on the whole validation set of its run: loss, perplexity, bits per byte, loss floor.
 
