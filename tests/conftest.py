@@ -11,8 +11,8 @@ import signal
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: threads of several would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import llamita  # noqa: E402, F401
-from llamita.files import default_cache  # noqa: E402
+import llamita  # noqa: F401
+from llamita.files import default_cache
 
 os.environ.setdefault("LLAMITA_KERNEL_CACHE", str(default_cache() / "kernels"))
 
