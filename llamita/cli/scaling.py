@@ -149,11 +149,11 @@ def _tell_law(study: "Study") -> None:
 
 
 def _tell_constants(law: "ScalingLaw", laws: "list[ScalingLaw]") -> None:
-    from llamita.experiments.scaling.law import constants, interval
+    from llamita.experiments.scaling.law import constants, interval, shown
 
     for name, value in constants(law).items():
         low, high = interval([constants(each)[name] for each in laws])
-        print(f"  {name:<6} {value:<10.4g} {low:.4g} to {high:.4g}")
+        print(f"  {name:<6} {shown(value):<10} {shown(low)} to {shown(high)}")
 
 
 def _tell_prediction(prediction: dict[str, Any]) -> None:

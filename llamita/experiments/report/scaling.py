@@ -14,12 +14,13 @@ from llamita.experiments.report.tables import table
 from llamita.experiments.scaling import ScalingLaw
 from llamita.experiments.scaling.isoflop import Parabola
 from llamita.experiments.scaling.ladder import KIND, ROUNDING
-from llamita.experiments.scaling.law import CONSTANTS, interval
+from llamita.experiments.scaling.law import CONSTANTS, interval, shown
 from llamita.experiments.scaling.study import REPORT_FILE
 from llamita.experiments.sweep import Sweep
 
 LOSS = "validation loss, nats per token"
 FORM = "L(N, D) = E + A/N^α + B/D^β, N being all parameters and D the tokens of training."
+HELD_OUT = ["predicted, with its interval", "held-out run"]  # in the legend
 POINTS = 50  # of a curve
 BEYOND = 1.3  # a law is drawn this factor beyond its runs
 
@@ -41,8 +42,9 @@ def _study(sweep: Sweep, is_named: bool) -> Markup:
         return element("div", name, element("p", note, class_="note"))
     found = json.loads(file.read_text(encoding="utf-8"))
     rows = [row for row in found["runs"] if row["epochs"] <= ROUNDING]
-    figures = _figure(_compute_chart(found, rows), rows, "width"), _isoflop_figure(sweep, found, rows)
     held_out = found["held_out"]
+    widths = [f"{width} wide" for width in _values(rows, "width")] + HELD_OUT * (held_out is not None)
+    figures = _figure(_compute_chart(found, rows), widths), _isoflop_figure(sweep, found, rows)
     return element(
         "div",
         name,
@@ -69,7 +71,7 @@ def _constant(found: Row, name: str, kind: str) -> list[str]:
     """A constant of the law of this kind, and its interval."""
     prefix = kind and f"{kind}_"
     low, high = interval([law[name] for law in found[f"{prefix}bootstrap"]])
-    return [f"{found[f'{prefix}law'][name]:.4g}", f"{low:.4g} to {high:.4g}"]
+    return [shown(found[f"{prefix}law"][name]), f"{shown(low)} to {shown(high)}"]
 
 
 def _said_of_held_out(held_out: Row) -> str:
@@ -82,9 +84,8 @@ def _said_of_held_out(held_out: Row) -> str:
     )
 
 
-def _figure(chart: Chart, rows: Sequence[Row], colour: str) -> Markup:
-    """The chart, with one legend entry for each value of `colour`."""
-    names = [(f"{value} wide" if colour == "width" else f"{short(value)} FLOPs") for value in _values(rows, colour)]
+def _figure(chart: Chart, names: Sequence[str]) -> Markup:
+    """The chart, with a legend: the names of its colours."""
     numbered = legend([(name, index) for index, name in enumerate(names)])
     return element("figure", element("figcaption", chart.title), numbered, chart.svg())
 
@@ -106,9 +107,10 @@ def _compute_chart(found: Row, rows: Sequence[Row]) -> Chart:
     if held_out := found["held_out"]:
         at = np.array([held_out["flops"]] * 3)
         predicted = np.array([held_out["low"], held_out["loss"], held_out["high"]])
-        lines.append(Line("predicted for the held-out run", at, predicted, len(lines), marks=True))
+        colour = len(_values(rows, "width"))
+        lines.append(Line("predicted for the held-out run", at, predicted, colour, marks=True))
         trained = np.array([held_out["trained_loss"]])
-        lines.append(Line("held-out run", at[:1], trained, 0, marks=True, is_joined=False))
+        lines.append(Line("held-out run", at[:1], trained, colour + 1, marks=True, is_joined=False))
     floor = None if found["loss_floor"] is None else (found["loss_floor"],) * 2
     return Chart("Loss against compute: runs, and the law", "FLOPs", LOSS, lines, floor, is_log_x=True, is_log_y=True)
 
@@ -127,7 +129,7 @@ def _isoflop_figure(sweep: Sweep, found: Row, rows: Sequence[Row]) -> Markup:
             curve = np.geomspace(sizes[0], sizes[-1], POINTS)
             lines.append(Line(f"parabola of {short(budget)} FLOPs", curve, parabola.at(curve), colour))
     chart = Chart("Loss at equal FLOPs", "parameters", LOSS, lines, is_log_x=True, is_log_y=True)
-    return _figure(chart, rows, "budget")
+    return _figure(chart, [f"{short(budget)} FLOPs" for budget in _values(rows, "budget")])
 
 
 def _columns(rows: Sequence[Row], *names: str) -> list[np.ndarray]:

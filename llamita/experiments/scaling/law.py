@@ -122,6 +122,11 @@ def constants(law: ScalingLaw) -> dict[str, float]:
     return dict(zip(CONSTANTS, astuple(law), strict=True))
 
 
+def shown(constant: float) -> str:
+    """A constant in four digits; the lowest E that a fit can have is 0 for people."""
+    return f"{constant:.4g}" if constant > 1e-6 else "0"
+
+
 # --- The fit: θ = (log E, log A/N₀^α, log B/D₀^β, α, β), N₀ and D₀ being geometric means ------------------------------
 
 
