@@ -145,6 +145,7 @@ def test_all_candidates_compute_the_same_and_each_says_what_it_took(kind, clones
     assert row.threads == 1
 
 
+@pytest.mark.slow
 def test_candidates_in_processes_of_their_own_answer_whatever_their_models_print(clones, tmp_path):
     ours = Task(LLAMITA, TINY, tmp_path, threads=1, min_seconds=0)
     write_inputs(ours)
@@ -164,6 +165,7 @@ def test_the_measuring_process_needs_neither_llamita_nor_torch():
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 @needs_transformers
 def test_the_process_of_a_peer_does_not_load_llamita(tmp_path):
     write_inputs(Task(LLAMITA, TINY, tmp_path))

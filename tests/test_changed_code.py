@@ -300,6 +300,7 @@ def test_a_line_of_the_model_that_is_really_edited_is_another_run_with_other_wei
     assert digest(second / "step_00000012" / "model.safetensors") != digest(run / "step_00000012" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_in_two_processes_the_main_one_decides_and_all_train_in_the_same_directory(finished, text):
     run, _ = finished
     package = edited(run.parent / "edit")

@@ -48,7 +48,7 @@ def numbers(folder: Path, precision: str, load: int, environment: dict[str, str]
     return hashlib.sha256(tensors.encode()).hexdigest(), hashlib.sha256(repr(rows(folder / "run")).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_the_same_command_gives_the_same_numbers_idle_and_beside_a_busy_process(tmp_path, precision):
     idle = numbers(tmp_path / "idle", precision, 0, {})
     assert numbers(tmp_path / "busy", precision, 1, {"OMP_WAIT_POLICY": "PASSIVE"}) == idle

@@ -47,7 +47,7 @@ LEARNING = [
 STOPS = [
     pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
     pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=SLOW),
-    pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
+    pytest.param(signal.SIGHUP, 129, id="SIGHUP", marks=SLOW),
 ]
 
 
