@@ -10,10 +10,9 @@ from llamita.cli.prompts import check_prompt
 from llamita.config import GenerationConfig
 from llamita.generate import Engine, Output, TokenLogprobs, printable_pieces
 from llamita.generate import Sequence as Decoded
+from llamita.generate.engine import MOST_SLOTS
 from llamita.model import Llama
 from llamita.tokenizer import Tokenizer
-
-MOST_SLOTS = 16
 
 
 class Completions:
