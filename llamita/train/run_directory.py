@@ -77,8 +77,10 @@ class RunDirectory:
 
     def max_steps(self) -> int:
         """The steps of the whole run, of one with a budget as last planned; 0 before its first plan."""
+        if fixed := self.config().training.max_steps:
+            return fixed
         plans = self.facts().get("lengths", [])
-        return self.config().training.max_steps or (plans[-1][1] if plans else 0)
+        return plans[-1][1] if plans else 0
 
     def checkpoint(self, step: int) -> Path:
         """The path of the checkpoint of this step."""
