@@ -23,7 +23,7 @@ from llamita.experiments.plan import Plan, PlannedRun
 from llamita.experiments.result import Result
 from llamita.experiments.scaling.allocation import Allocation, Candidates
 from llamita.experiments.scaling.isoflop import Parabola, PowerLaw, fit_parabola, fit_power
-from llamita.experiments.scaling.ladder import KIND, ROUNDING, Text, run_of
+from llamita.experiments.scaling.ladder import KIND, ROUNDING, Size, Text, run_of
 from llamita.experiments.scaling.law import Points, ScalingLaw, bootstrap_laws, fit_law, interval
 from llamita.experiments.scaling.repetition import fit_repetition
 from llamita.experiments.sweep import MANIFEST_FILE, Sweep
@@ -227,13 +227,12 @@ def train_held_out(study: Study, prediction: dict[str, Any]) -> dict[str, Any]:
 
 def row_of(result: Result, text: Text) -> dict[str, Any]:
     """A finished run as a row of the table: sizes, tokens, FLOPs, loss."""
-    embedding = result.model.vocab_size * result.model.hidden_size * (2 - result.model.tie_embeddings)
     return {
         "run": result.run.name,
         "width": result.model.hidden_size,
         "layers": result.model.num_layers,
         "parameters": result.parameters,
-        "non_embedding": result.parameters - embedding,
+        "non_embedding": Size(result.model).non_embedding,
         "tokens": result.tokens,
         "epochs": result.tokens / text.tokens,
         "flops": result.flops,
