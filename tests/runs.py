@@ -266,3 +266,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def text(tmp_path: Path) -> Path:
     """A text file of 60 documents."""
     return write_text(tmp_path / "text.txt")
+
+
+def said(capsys, *words) -> tuple[str, str]:
+    """What `llamita generate` prints: on standard output, and on standard error."""
+    capsys.readouterr()
+    assert command("generate", *words) == 0
+    captured = capsys.readouterr()
+    return captured.out, captured.err

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from runs import cache, command, refusal, text, train_words
+from runs import cache, command, refusal, said, text, train_words
 
 from llamita.train import load_run
 
@@ -18,13 +18,6 @@ def run(text, tmp_path):
     """A finished run with characters and a context of 16."""
     assert command(*train_words(text, tmp_path / "run", max_steps=2)) == 0
     return tmp_path / "run"
-
-
-def said(capsys, *words) -> tuple[str, str]:
-    capsys.readouterr()
-    assert command("generate", *words) == 0
-    captured = capsys.readouterr()
-    return captured.out, captured.err
 
 
 def rows(capsys, *words) -> list[dict]:

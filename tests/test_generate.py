@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from runs import cache, command, refusal, text, train_words
+from runs import cache, command, refusal, said, text, train_words
 from test_model import enlarge, hugging_face
 
 from llamita.config import GenerationConfig
@@ -264,13 +264,6 @@ def run(text, tmp_path):
     """A finished run with characters."""
     assert command(*train_words(text, tmp_path / "run")) == 0
     return tmp_path / "run"
-
-
-def said(capsys, *words) -> tuple[str, str]:
-    capsys.readouterr()
-    assert command("generate", *words) == 0
-    captured = capsys.readouterr()
-    return captured.out, captured.err
 
 
 def test_the_command_repeats_the_prompt_and_generates_the_same_for_the_same_seed(run, capsys):
